@@ -1,0 +1,213 @@
+"""Builds everything from Config: what starts, in which order, and the reverse."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from node.core.config import Config, PeerSection
+from node.core.errors import ConfigError, Fatal
+from node.core.model import Model
+from node.core.names import AETitle
+from node.dicom.inbox import Inbox
+from node.dicom.outbox import Outbox
+from node.dicom.routing import Route, check_keywords
+from node.dicom.scp import StorageSCP
+from node.dicom.scu import Peer
+from node.inference.engine import WorkerEngine
+from node.inference.model import load_model
+from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.store import database
+from node.store.deliveries import DeliveryStore
+from node.store.jobs import JobStore
+from node.store.lock import DataFolderLock
+from node.store.series import SeriesStore
+
+log = structlog.get_logger()
+
+READY_SECONDS = 600.0  # the longest that loading and warming every Model may take
+# SIGTERM ends everything within 10 s; a step that takes longer is given up and runs again.
+SEGMENT_STOP_SECONDS = 4.0
+LANE_STOP_SECONDS = 2.0
+
+
+class Node:
+    """The running node. Enter starts it and returns when it is ready; exit drains and stops it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._started = ExitStack()
+        self.port = config.dicom.port
+
+    def __enter__(self) -> Self:
+        began = time.monotonic()
+        with ExitStack() as started:
+            self._start(started)
+            self._started = started.pop_all()
+        log.info("ready", seconds=round(time.monotonic() - began, 1), port=self.port)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        log.info("stopping")
+        self._started.close()
+        log.info("stopped")
+
+    def _start(self, started: ExitStack) -> None:
+        config = self._config
+        routes = routes_of(config)
+        models = models_of(config)
+        data_dir = config.node.data_dir
+        _make_folder(data_dir, "node.data_dir")
+        started.enter_context(DataFolderLock(data_dir))
+
+        store = database.connect(data_dir)
+        started.callback(store.dispose)
+        database.migrate(store)
+        series, jobs, deliveries = SeriesStore(store), JobStore(store), DeliveryStore(store)
+        inbox = Inbox(data_dir, config.node.min_free_mb * 1_000_000)
+        outbox = Outbox(data_dir)
+
+        engine = WorkerEngine(
+            models,
+            config.inference.device,
+            config.inference.threads,
+            config.inference.timeout_seconds,
+        )
+        engine.start()  # loads and warms the Models while the rest starts
+        started.callback(engine.stop)
+
+        our_title = AETitle(config.dicom.ae_title)
+        retry = config.delivery.retry_first_seconds, config.delivery.retry_max_seconds
+        delivering = [
+            DeliverLane(deliveries, outbox, peer, our_title, *retry)
+            for peer in peers_of(config).values()
+        ]
+        segmenting = SegmentLane(
+            jobs,
+            inbox,
+            outbox,
+            models,
+            engine,
+            config.inference.max_attempts,
+            on_segmented=lambda: _wake(delivering),
+        )
+        quiet_seconds = config.closing.quiet_seconds
+        closing = CloseLane(inbox, series, routes, models, quiet_seconds, segmenting.wake)
+        recording = RecordLane(inbox, series, closing.wake)
+
+        self._recover(inbox, series)
+        _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
+        self._listen(started, inbox, recording)
+        self._wait_for_models(engine)
+        segmenting.start()
+        started.callback(_stop_segmenting, segmenting, engine)
+
+    def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
+        """What a crash leaves is either whole or not acknowledged; nothing is repaired."""
+        halves = inbox.clear_halves()
+        still_open = series.restart_quiet_period(time.time())
+        log.info("data folder opened", unacknowledged_halves=halves, open_series=still_open)
+
+    def _listen(self, started: ExitStack, inbox: Inbox, recording: Lane) -> None:
+        section = self._config.dicom
+        accept_from = accepted_titles(self._config)
+        if accept_from is None:
+            log.warning("any AE Title may send: dicom.accept_from is *")
+        scp = StorageSCP(
+            inbox,
+            ae_title=AETitle(section.ae_title),
+            accept_from=accept_from,
+            on_kept=recording.wake,
+            max_associations=section.max_associations,
+            idle_seconds=section.idle_seconds,
+            max_pdu_bytes=section.max_pdu_kib * 1024,
+        )
+        self.port = scp.start(section.host, section.port)
+        started.callback(scp.stop)
+        log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
+
+    def _wait_for_models(self, engine: WorkerEngine) -> None:
+        try:
+            for name, seconds in engine.wait_ready(READY_SECONDS).items():
+                log.info("model warm", model=name, seconds=round(seconds, 1))
+        except Fatal as error:
+            raise ConfigError(f"the models cannot be loaded: {error}") from error
+
+
+def models_of(config: Config) -> Mapping[str, Model]:
+    """Every Model of the configuration, read from its folder. Raises ConfigError."""
+    return {
+        name: load_model(name, section.path, section.orientation)
+        for name, section in config.models.items()
+    }
+
+
+def routes_of(config: Config) -> Sequence[Route]:
+    """The Routes of the configuration. Raises ConfigError."""
+    routes = [Route(r.name, r.model, r.send_to, r.when) for r in config.routes]
+    check_keywords(routes)
+    return routes
+
+
+def peers_of(config: Config) -> Mapping[str, Peer]:
+    """The Peers of the configuration by name."""
+    return {name: _peer(name, section) for name, section in config.peers.items()}
+
+
+def accepted_titles(config: Config) -> set[AETitle] | None:
+    """The calling AE Titles that may send; None for anyone."""
+    names = config.dicom.accept_from
+    if names is not None and "*" in names:
+        return None
+    return {
+        AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
+    }
+
+
+def _peer(name: str, section: PeerSection) -> Peer:
+    return Peer(
+        name, AETitle(section.ae_title), section.host, section.port, section.timeout_seconds
+    )
+
+
+def _make_folder(path: Path, key: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be made: {error.strerror}") from error
+
+
+def _run(started: ExitStack, lanes: Sequence[Lane], stop_seconds: float) -> None:
+    for lane in lanes:
+        lane.start()
+    started.callback(_stop, lanes, stop_seconds)
+
+
+def _stop(lanes: Sequence[Lane], seconds: float) -> None:
+    """Ends the lanes after their step at hand; what takes longer is cut off and runs again."""
+    for lane in lanes:
+        lane.request_stop()
+    deadline = time.monotonic() + seconds
+    for lane in lanes:
+        lane.join(max(0.0, deadline - time.monotonic()))
+
+
+def _stop_segmenting(lane: SegmentLane, engine: WorkerEngine) -> None:
+    """Lets a prediction end that is nearly done; else gives it up, and its attempt back."""
+    _stop([lane], SEGMENT_STOP_SECONDS)
+    engine.stop()
+    lane.join(LANE_STOP_SECONDS)
+
+
+def _wake(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.wake()

@@ -1,0 +1,134 @@
+"""`segnode check`: everything that must be right before images arrive, one line each."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from node import app
+from node.core.config import Config
+from node.core.errors import ConfigError, SegnodeError
+from node.core.names import AETitle
+from node.dicom.inbox import Inbox
+from node.dicom.scu import echo
+from node.inference.model import load_model
+from node.store import database
+from node.store.lock import running_node
+
+Verdict = Literal["ok", "note", "FAULT"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check."""
+
+    verdict: Verdict
+    subject: str
+    sentence: str
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Looks at data folder, database, Models, Routes, listening port and every Peer."""
+    yield from _data_folder(config)
+    yield _database(config)
+    yield from _models(config)
+    yield from _routes(config)
+    yield from _listening(config)
+    yield from _peers(config)
+
+
+def _data_folder(config: Config) -> Iterator[Finding]:
+    folder = config.node.data_dir
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    free_mb = shutil.disk_usage(nearest).free // 1_000_000
+    if free_mb < config.node.min_free_mb:
+        sentence = f"only {free_mb} MB are free; node.min_free_mb = {config.node.min_free_mb}"
+        yield Finding("FAULT", "disk", f"{folder}: {sentence}: instances get 0xA700")
+    else:
+        yield Finding("ok", "disk", f"{folder}: {free_mb} MB free")
+    if (folder / "aside").is_dir() and (count := Inbox(folder).aside_count()):
+        yield Finding("note", "aside", f"{folder / 'aside'}: {count} data sets were set aside")
+
+
+def _database(config: Config) -> Finding:
+    path = config.node.data_dir / database.FILE_NAME
+    if not path.exists():
+        return Finding("ok", "database", f"{path}: will be made at the first start")
+    try:
+        engine = database.connect(config.node.data_dir)
+        database.require_current(engine)
+        engine.dispose()
+    except Exception as error:  # any fault of the file is a finding here
+        return Finding("FAULT", "database", str(error))
+    return Finding("ok", "database", str(path))
+
+
+def _models(config: Config) -> Iterator[Finding]:
+    if not config.models:
+        yield Finding("FAULT", "models", "there are none in the configuration")
+    for name, section in config.models.items():
+        try:
+            model = load_model(name, section.path, section.orientation)
+        except ConfigError as error:
+            yield Finding("FAULT", f"model {name}", str(error))
+            continue
+        yield Finding("ok", f"model {name}", f"{model.title} {model.version}, {section.path}")
+        if model.orientation_assumed:
+            yield Finding(
+                "note",
+                f"model {name}",
+                f"nobody says how its training arrays lay; {model.orientation} is assumed: "
+                'write orientation = "RAS" (or what is right) in its model.toml',
+            )
+
+
+def _routes(config: Config) -> Iterator[Finding]:
+    if not config.routes:
+        yield Finding("FAULT", "routes", "there are none: every Series would stay unrouted")
+    try:
+        for route in app.routes_of(config):
+            peers = ", ".join(route.send_to)
+            yield Finding("ok", f'route "{route.name}"', f"{route.model} → {peers}")
+    except ConfigError as error:
+        yield Finding("FAULT", "routes", str(error))
+
+
+def _listening(config: Config) -> Iterator[Finding]:
+    address = f"{config.dicom.ae_title} at {config.dicom.host}:{config.dicom.port}"
+    if (pid := running_node(config.node.data_dir)) is not None:
+        yield Finding("ok", "node", f"{address} is run by process {pid}")
+    elif _is_taken(config.dicom.host, config.dicom.port):
+        yield Finding("FAULT", "node", f"{address}: another program listens on this port")
+    else:
+        yield Finding("ok", "node", f"{address} is free; the node is not running")
+    accepted = app.accepted_titles(config)
+    if accepted is None:
+        yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
+    elif not accepted:
+        yield Finding("FAULT", "node", "nobody may send: there are no peers")
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _peers(config: Config) -> Iterator[Finding]:
+    for name, peer in app.peers_of(config).items():
+        try:
+            echo(peer, AETitle(config.dicom.ae_title))
+        except SegnodeError as error:
+            yield Finding("FAULT", f"peer {name}", str(error))
+        else:
+            yield Finding("ok", f"peer {name}", f"{peer} answers C-ECHO")
+
+
+def faults(findings: list[Finding]) -> int:
+    """How many of them must be mended."""
+    return sum(finding.verdict == "FAULT" for finding in findings)

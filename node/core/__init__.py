@@ -1,0 +1,1 @@
+"""Words and rules: job states, volumes, anatomy, errors, configuration."""

@@ -1,0 +1,262 @@
+"""The configuration: one TOML file, one typed tree, `NODE_…__…` environment variables on top.
+
+Every setting stands in config/node.toml with its default and a comment; a test keeps it so.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from node.core.errors import ConfigError
+from node.core.volume import NATIVE, parse_orientation
+
+ENV_PREFIX = "NODE_"
+ENV_DELIMITER = "__"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+# PS3.5 6.2, AE: at most 16 characters, no backslash, no control characters, not only spaces.
+AETitleText = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(Section):
+    data_dir: Path = Path("var")
+    min_free_mb: int = Field(500, ge=0)
+
+
+class DatabaseSection(Section):
+    url: Literal["sqlite"] = "sqlite"
+
+
+class DicomSection(Section):
+    ae_title: AETitleText = "SEGNODE"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    accept_from: tuple[str, ...] | None = None  # every peer that is named
+    max_associations: int = Field(25, ge=1)
+    idle_seconds: float = Field(60.0, gt=0)
+    max_pdu_kib: int = Field(128, ge=4, le=1024)
+
+
+class PeerSection(Section):
+    ae_title: AETitleText
+    host: str
+    port: Port
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
+class ClosingSection(Section):
+    quiet_seconds: float = Field(10.0, gt=0)
+
+
+class InferenceSection(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: int = Field(0, ge=0)
+    max_attempts: int = Field(3, ge=1)
+    timeout_seconds: float = Field(3600.0, gt=0)
+
+
+class DeliverySection(Section):
+    retry_first_seconds: float = Field(5.0, gt=0)
+    retry_max_seconds: float = Field(3600.0, gt=0)
+
+
+class WebSection(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class LogSection(Section):
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def _orientation(value: Any) -> Any:
+    if not isinstance(value, str) or value == NATIVE:
+        return value
+    return parse_orientation(value)
+
+
+Orientation = Annotated[str, BeforeValidator(_orientation)]
+
+
+class ModelSection(Section):
+    path: Path
+    orientation: Orientation | None = None
+
+
+class RouteSection(Section):
+    name: str = Field(min_length=1)
+    model: str
+    send_to: tuple[str, ...] = Field(min_length=1)
+    when: dict[str, str | int | float | tuple[str | int | float, ...]] = {}
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> "RouteSection":
+        for keyword, wanted in self.when.items():
+            if isinstance(wanted, str) and wanted.startswith("~"):
+                try:
+                    re.compile(wanted[1:])
+                except re.error as error:
+                    raise ValueError(
+                        f'when.{keyword}: "{wanted[1:]}" is not a regular expression: {error}'
+                    ) from error
+        return self
+
+
+class Config(BaseSettings):
+    """The whole configuration. Paths are absolute once `load` has returned it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True
+    )
+
+    node: NodeSection = NodeSection()
+    database: DatabaseSection = DatabaseSection()
+    dicom: DicomSection = DicomSection()
+    peers: dict[str, PeerSection] = {}
+    closing: ClosingSection = ClosingSection()
+    models: dict[str, ModelSection] = {}
+    inference: InferenceSection = InferenceSection()
+    delivery: DeliverySection = DeliverySection()
+    routes: tuple[RouteSection, ...] = ()
+    web: WebSection = WebSection()
+    log: LogSection = LogSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings  # the environment wins over the file
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Config":
+        seen: set[str] = set()
+        for route in self.routes:
+            where = f'route "{route.name}"'
+            if route.name in seen:
+                raise ValueError(f"{where} stands twice; give each route a name of its own")
+            seen.add(route.name)
+            _require_known(f"{where}: model", route.model, self.models)
+            for peer in route.send_to:
+                _require_known(f"{where}: send_to", peer, self.peers)
+        for peer in self.dicom.accept_from or ():
+            if peer != "*":
+                _require_known("dicom.accept_from", peer, self.peers)
+        return self
+
+
+def load(path: Path) -> Config:
+    """Reads and checks a configuration file; relative paths become relative to the file.
+
+    Raises ConfigError naming the file and the key.
+    """
+    tree = read_toml(path)
+    _refuse_unknown_environment(path)
+    try:
+        config = Config(**tree)
+    except ValidationError as error:
+        raise refusal(path, error, Config) from error
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as it stands. Raises ConfigError naming the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def refusal(path: Path, error: ValidationError, tree: type[BaseModel]) -> ConfigError:
+    """What pydantic found in a file that should have been a `tree`: one line per fault."""
+    return ConfigError("\n".join(f"{path}: {_sentence(e, tree)}" for e in error.errors()))
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    node = config.node.model_copy(update={"data_dir": folder / config.node.data_dir})
+    models = {
+        name: model.model_copy(update={"path": folder / model.path})
+        for name, model in config.models.items()
+    }
+    return config.model_copy(update={"node": node, "models": models})
+
+
+def _require_known(where: str, name: str, known: dict[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f'{where}: there is no "{name}"{did_you_mean(name, list(known))}')
+
+
+def _refuse_unknown_environment(path: Path) -> None:
+    for variable in sorted(os.environ):
+        head, delimiter, _ = variable.removeprefix(ENV_PREFIX).partition(ENV_DELIMITER)
+        ours = variable.startswith(ENV_PREFIX) and delimiter
+        if ours and head.lower() not in Config.model_fields:
+            hint = did_you_mean(head.lower(), list(Config.model_fields))
+            raise ConfigError(
+                f"{path}: environment variable {variable}: there is no section "
+                f'"{head.lower()}"{hint}'
+            )
+
+
+def _sentence(error: Any, tree: type[BaseModel]) -> str:
+    """One pydantic error as a sentence with the key and, where it is misspelt, the nearest one."""
+    location = [part for part in error["loc"] if not _is_union_tag(part)]
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        name = str(location[-1])
+        return f'"{key}" is not a setting{did_you_mean(name, _siblings(location, tree))}'
+    if error["type"] == "missing":
+        return f'"{key}" is missing'
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)
+    return f'"{key}": {message[0].lower()}{message[1:]}, not {error["input"]!r}'
+
+
+def _is_union_tag(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float"))
+
+
+def _siblings(location: list[int | str], tree: type[BaseModel]) -> list[str]:
+    """The settings that are known where `location` points."""
+    fields: Any = tree.model_fields
+    for part in location[:-1]:
+        if not isinstance(fields, dict) or part not in fields:
+            continue  # a peer's, a model's or a route's own name or number
+        section = _section_of(fields[part].annotation)
+        fields = section.model_fields if section else fields
+    return list(fields)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inner = [_section_of(argument) for argument in getattr(annotation, "__args__", ())]
+    return next((section for section in inner if section), None)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, else all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; known: {', '.join(sorted(known))}" if known else ""

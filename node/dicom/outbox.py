@@ -1,0 +1,42 @@
+"""Result files: written beside, fsynced, renamed, so that a result is whole or not there."""
+
+from pathlib import Path
+
+from node.core.errors import Fatal
+from node.core.job import Job
+from node.core.names import JobId
+from node.dicom.inbox import write_durably
+
+
+class Outbox:
+    """The result files of one data folder: results/JOB/SOP_UID.dcm."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._results = data_dir / "results"
+        self._results.mkdir(parents=True, exist_ok=True)
+
+    def write(self, job: Job, segmentation: bytes) -> Path:
+        """Keeps the result of a Job, in the place of one that an earlier attempt left."""
+        path = self._path(job)
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".part").unlink(missing_ok=True)
+        write_durably(path, segmentation)
+        return path
+
+    def files(self, job: Job) -> list[Path]:
+        """What is to be delivered for a Job. Raises Fatal where it is gone."""
+        path = self._path(job)
+        if not path.exists():
+            raise Fatal(
+                f"the result {path} is gone; run the Job again: segnode jobs rerun {job.id}"
+            )
+        return [path]
+
+    def has_result(self, job: Job) -> bool:
+        return self._path(job).exists()
+
+    def _path(self, job: Job) -> Path:
+        return self._folder(job.id) / f"{job.result_uids.sop_instance_uid}.dcm"
+
+    def _folder(self, job_id: JobId) -> Path:
+        return self._results / str(job_id)

@@ -1,0 +1,106 @@
+"""A trained nnU-Net v2 model folder as a Model. Reads no weights and imports no torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from node.core.errors import ConfigError
+from node.core.model import Model
+from node.core.volume import NATIVE, parse_orientation
+from node.inference.checkpoint import trained_configuration
+from node.inference.description import read_description
+from node.inference.folder import (
+    DATASET,
+    DESCRIPTION,
+    PLANS,
+    checkpoint_path,
+    find_checkpoints,
+    fingerprint,
+    read_json,
+)
+from node.inference.labels import segments
+
+_ASSUMED = "RAS"  # how most public training sets are stored
+_REORIENTING_READER = "NibabelIOWithReorient"  # turned every training image to RAS
+
+
+def load_model(name: str, folder: Path, orientation: str | None = None) -> Model:
+    """The Model in `folder`; `orientation` overrides what model.toml says.
+
+    Raises ConfigError naming the file and the key for whatever is missing, broken or cannot be
+    run here.
+    """
+    checkpoint_name, folds = find_checkpoints(folder)
+    plans, dataset = read_json(folder / PLANS), read_json(folder / DATASET)
+    description = read_description(folder / DESCRIPTION)
+    letters = _checked(orientation, name) or description.orientation or _recorded(plans)
+    used = letters or _ASSUMED
+    mark = fingerprint(folder, checkpoint_name, folds, used)
+    return Model(
+        name=name,
+        folder=folder,
+        title=description.name or str(plans.get("dataset_name", folder.name)),
+        version=description.version or mark[:12],
+        fingerprint=mark,
+        configuration=_configuration(folder, checkpoint_name, folds, plans),
+        folds=folds,
+        checkpoint_name=checkpoint_name,
+        channels=_channels(dataset, folder / DATASET),
+        orientation=used,
+        orientation_assumed=letters is None,
+        accepts=description.input.rules(),
+        segments=segments(dataset, folder / DATASET, description.segments),
+    )
+
+
+def _checked(orientation: str | None, name: str) -> str | None:
+    if orientation is None or orientation == NATIVE:
+        return orientation
+    try:
+        return parse_orientation(orientation)
+    except ValueError as error:
+        raise ConfigError(f'model "{name}": orientation: {error}') from error
+
+
+def _recorded(plans: Mapping[str, Any]) -> str | None:
+    """nnU-Net keeps no orientation, but one of its readers allows only RAS."""
+    return "RAS" if plans.get("image_reader_writer") == _REORIENTING_READER else None
+
+
+def _configuration(
+    folder: Path, checkpoint_name: str, folds: tuple[str, ...], plans: Mapping[str, Any]
+) -> str:
+    """The trained configuration, the same in all folds and one that can be run."""
+    names = {trained_configuration(checkpoint_path(folder, f, checkpoint_name)) for f in folds}
+    if len(names) > 1:
+        raise ConfigError(f"{folder}: its folds were trained differently: {', '.join(names)}")
+    name = names.pop()
+    if _inherited(plans, name, folder / PLANS).get("previous_stage"):
+        raise ConfigError(
+            f"{folder}: {name} is the second stage of a cascade, which is not supported yet; "
+            "use the model's 3d_fullres or 3d_lowres configuration"
+        )
+    return name
+
+
+def _inherited(plans: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """One configuration of the plans with what it inherits from others."""
+    configurations, settings, seen = plans.get("configurations"), dict[str, Any](), [name]
+    while isinstance(configurations, dict) and isinstance(configurations.get(seen[-1]), dict):
+        settings = {**configurations[seen[-1]], **settings}
+        parent = configurations[seen[-1]].get("inherits_from")
+        if parent is None:
+            return settings
+        if parent in seen:
+            raise ConfigError(f'{path}: configuration "{name}" inherits from itself')
+        seen.append(parent)
+    raise ConfigError(f'{path}: there is no configuration "{seen[-1]}", which {name} needs')
+
+
+def _channels(dataset: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Channel names in the order the network takes them ("modality" in older datasets)."""
+    names = dataset.get("channel_names", dataset.get("modality"))
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if not isinstance(names, dict) or not names or set(names) != set(numbers):
+        raise ConfigError(f'{path}: "channel_names" must name the channels "0", "1", …')
+    return tuple(str(names[number]) for number in numbers)

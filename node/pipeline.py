@@ -1,0 +1,169 @@
+"""THE MAIN FLOW: what happens to a Series, top to bottom.
+
+    record    a received file gets its row and its place
+    close     a quiet Series is routed and becomes Jobs
+    segment   a Job's Series goes through its Model: instance files in, result files out
+    deliver   a result goes to a Peer
+
+Each may run twice: a process that dies in the middle of one begins it again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.core.errors import Fatal
+from node.core.job import Job
+from node.core.model import Engine, Model
+from node.core.names import AETitle
+from node.core.uids import ResultUIDs, input_fingerprint, result_uids
+from node.core.volume import LabelMap, Volume
+from node.dicom.assemble import admit, assemble
+from node.dicom.header import Undecodable
+from node.dicom.inbox import Inbox, IncomingInstance
+from node.dicom.outbox import Outbox
+from node.dicom.routing import Route, mismatch, routing_in_words
+from node.dicom.scu import Peer, send
+from node.dicom.seg import encode, file_bytes
+from node.dicom.series import SourceSeries
+from node.dicom.verify import verify
+from node.store.orders import JobOrder
+from node.store.series import SeriesStore, StoredInstance, StoredSeries
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file."""
+
+    volumes: tuple[Volume, ...]
+    label_map: LabelMap
+    segmentation: bytes
+
+
+def record(incoming: Path, inbox: Inbox, series: SeriesStore, now: float) -> str:
+    """A file in incoming/ gets its row and its place; says in a word what became of it."""
+    try:
+        instance = inbox.open_incoming(incoming)
+    except Undecodable as error:  # it was readable when it was acknowledged: the disk is not
+        inbox.move_aside(incoming, f"read again from disk: {error}")
+        return "aside"
+    final = inbox.final_path(instance.header)
+    held = series.add(_row(instance, final), now)
+    if held is not None and held != instance.sha256:
+        inbox.move_aside(incoming, "another data set with this SOP Instance UID is held already")
+        return "conflict"
+    if held is not None and inbox.has(final):
+        inbox.discard(incoming)
+        return "repeated"
+    inbox.move(incoming, final)
+    return "recorded"
+
+
+def close(
+    seen: StoredSeries,
+    evidence: str,
+    inbox: Inbox,
+    series: SeriesStore,
+    routes: Sequence[Route],
+    models: Mapping[str, Model],
+    now: float,
+) -> Sequence[Job] | None:
+    """A quiet Series is routed and becomes one Job per Model; None where it was not quiet."""
+    header = inbox.header(seen.series_instance_uid)
+    matching = [route for route in routes if mismatch(route, header) is None]
+    sha256_by_sop = {
+        str(instance.sop_instance_uid): instance.sha256
+        for instance in series.instances(seen.series_instance_uid)
+    }
+    fingerprint = input_fingerprint([sha256_by_sop])
+    orders = [
+        _order(seen, fingerprint, [r for r in matching if r.model == name], models[name])
+        for name in dict.fromkeys(route.model for route in matching)
+    ]
+    return series.close(seen, evidence, routing_in_words(routes, matching, header), orders, now)
+
+
+def segment(
+    job: Job,
+    inbox: Inbox,
+    outbox: Outbox,
+    models: Mapping[str, Model],
+    engine: Engine,
+    stage: Stage,
+) -> None:
+    """The closed Series of one Job through its Model: instance files in, result files out."""
+    stage("read")
+    series = [inbox.read(uid) for uid in job.series_instance_uids]
+    _require_unchanged(job, series)
+    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, stage)
+    stage("write")
+    outbox.write(job, result.segmentation)
+
+
+def make_result(
+    series: Sequence[SourceSeries],
+    model: Model,
+    engine: Engine,
+    uids: ResultUIDs,
+    created_at: float,
+    stage: Stage,
+) -> Result:
+    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected."""
+    stage("assemble")
+    for one in series:
+        admit(one, model.accepts)
+    volumes = tuple(assemble(one, model.accepts) for one in series)
+    stage("predict")
+    label_map = engine.segment(volumes, model)
+    stage("encode")
+    segmentation = file_bytes(encode(label_map, model, series[0], uids, created_at))
+    stage("verify")
+    verify(segmentation, label_map, model, series[0])
+    return Result(volumes, label_map, segmentation)
+
+
+def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:
+    """The result of a Job to one Peer; returns its answer. Raises Temporary, Fatal."""
+    return send(outbox.files(job), peer, calling_ae_title)
+
+
+def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
+    header = instance.header
+    return StoredInstance(
+        series_instance_uid=header.series_instance_uid,
+        study_instance_uid=header.study_instance_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        modality=header.modality,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        sha256=instance.sha256,
+        size_bytes=instance.size_bytes,
+        path=str(final),
+        calling_ae_title=instance.calling_ae_title,
+        received_at=instance.received_at,
+    )
+
+
+def _order(
+    seen: StoredSeries, fingerprint: str, matching: Sequence[Route], model: Model
+) -> JobOrder:
+    """One Job for a Model, however many Routes lead to it; each of their Peers gets the result."""
+    return JobOrder(
+        series_instance_uids=(seen.series_instance_uid,),
+        route=", ".join(route.name for route in matching),
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        input_fingerprint=fingerprint,
+        result_uids=result_uids(fingerprint, model.fingerprint),
+        peers=tuple(dict.fromkeys(peer for route in matching for peer in route.send_to)),
+    )
+
+
+def _require_unchanged(job: Job, series: Sequence[SourceSeries]) -> None:
+    if input_fingerprint(one.sha256_by_sop for one in series) != job.input_fingerprint:
+        raise Fatal(
+            "the instance files on disk are not those that the Job was queued for; "
+            "send the Series again, then rerun the Job"
+        )

@@ -1,0 +1,105 @@
+"""The pipeline without a network: a folder of DICOM files in, SEG files out."""
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from node import pipeline
+from node.core.errors import Fatal, SegnodeError
+from node.core.model import Engine, Model
+from node.core.names import SeriesInstanceUID
+from node.core.uids import input_fingerprint, result_uids
+from node.core.volume import LabelMap
+from node.dicom.inbox import read_files
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one Series. volumes_ml: by segment name. reason: why there is no result."""
+
+    series_instance_uid: SeriesInstanceUID
+    files: tuple[Path, ...] = ()
+    volumes_ml: tuple[tuple[str, float], ...] = ()
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+def predict_folder(
+    model: Model,
+    engine: Engine,
+    folder: Path,
+    out: Path,
+    *,
+    nifti: bool,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Iterator[Prediction]:
+    """Segments each Series of a folder (and the folders below). Raises Fatal where there is none.
+
+    Writes OUT/SERIES_UID.seg.dcm, and OUT/SERIES_UID.nii.gz with `nifti`.
+    """
+    found = series_in(folder)
+    if not found:
+        raise Fatal(f"{folder}: there are no DICOM images in it")
+    out.mkdir(parents=True, exist_ok=True)
+    for uid, paths in found.items():
+        began = time.monotonic()
+        try:
+            files, volumes = _predict(model, engine, uid, paths, out, nifti, on_stage)
+        except SegnodeError as error:
+            yield Prediction(uid, reason=str(error))
+        else:
+            seconds = time.monotonic() - began
+            yield Prediction(uid, tuple(files), tuple(volumes), round(seconds, 2))
+
+
+def series_in(folder: Path) -> dict[SeriesInstanceUID, list[Path]]:
+    """The DICOM images below a folder by Series Instance UID; other files are passed over."""
+    series: dict[SeriesInstanceUID, list[Path]] = defaultdict(list)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            header = dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        if "SeriesInstanceUID" in header and "Rows" in header:
+            series[SeriesInstanceUID(str(header.SeriesInstanceUID))].append(path)
+    return dict(series)
+
+
+def _predict(
+    model: Model,
+    engine: Engine,
+    uid: SeriesInstanceUID,
+    paths: Sequence[Path],
+    out: Path,
+    nifti: bool,
+    on_stage: Callable[[str], None],
+) -> tuple[list[Path], list[tuple[str, float]]]:
+    source = read_files(uid, paths)
+    uids = result_uids(input_fingerprint([source.sha256_by_sop]), model.fingerprint)
+    result = pipeline.make_result([source], model, engine, uids, time.time(), on_stage)
+    name = str(uid) or hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
+    files = [out / f"{name}.seg.dcm"]
+    files[0].write_bytes(result.segmentation)
+    if nifti:
+        files.append(out / f"{name}.nii.gz")
+        write_nifti(result.label_map, files[1])
+    volumes = [(s.label, result.label_map.volume_ml(s.number)) for s in model.segments]
+    return files, volumes
+
+
+def write_nifti(label_map: LabelMap, path: Path) -> None:
+    """A LabelMap as NIfTI on the same grid. SimpleITK's axes (x, y, z) are (column, row, slice)."""
+    image = sitk.GetImageFromArray(label_map.array)
+    columns = label_map.affine[:3, [2, 1, 0]]
+    spacing = [float((column @ column) ** 0.5) for column in columns.T]
+    image.SetSpacing(spacing)
+    image.SetOrigin([float(value) for value in label_map.affine[:3, 3]])
+    image.SetDirection([float(value) for value in (columns / spacing).ravel()])
+    sitk.WriteImage(image, str(path), useCompression=True)

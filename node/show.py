@@ -1,0 +1,188 @@
+"""How Jobs and Series look: as plain values for --json, and as lines for the eye."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from node.core.job import Delivery, Job, JobState, LoggedEvent
+from node.core.model import Model
+from node.store.series import StoredSeries
+
+
+def moment(seconds: float | None) -> str | None:
+    """ISO 8601, UTC, to the second."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
+    """One Job as it appears in `jobs list --json`."""
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "route": job.route,
+        "model": job.model,
+        "series_instance_uids": list(job.series_instance_uids),
+        "attempts": job.attempts,
+        "stage": job.stage,
+        "reason": job.reason,
+        "not_before": moment(job.not_before),
+        "created_at": moment(job.created_at),
+        "updated_at": moment(job.updated_at),
+        "timings_seconds": dict(job.timings),
+        "supersedes": job.supersedes,
+        "result": {
+            "series_instance_uid": job.result_uids.series_instance_uid,
+            "sop_instance_uid": job.result_uids.sop_instance_uid,
+        },
+        "model_fingerprint": job.model_fingerprint,
+        "input_fingerprint": job.input_fingerprint,
+        "deliveries": [delivery_values(delivery) for delivery in deliveries],
+    }
+
+
+def delivery_values(delivery: Delivery) -> dict[str, Any]:
+    """One Delivery with its state in a word."""
+    return {
+        "peer": delivery.peer,
+        "state": delivery_state(delivery),
+        "attempts": delivery.attempts,
+        "answer": delivery.answer,
+        "next_try_at": moment(delivery.not_before) if delivery.is_open else None,
+        "done_at": moment(delivery.done_at),
+        "failed_at": moment(delivery.failed_at),
+    }
+
+
+def delivery_state(delivery: Delivery) -> str:
+    if delivery.done_at is not None:
+        return "done"
+    return "failed" if delivery.failed_at is not None else "open"
+
+
+def event_values(event: LoggedEvent) -> dict[str, Any]:
+    """One row of a Job's history."""
+    return {
+        "at": moment(event.at),
+        "event": event.event,
+        "from_state": event.from_state,
+        "to_state": event.to_state,
+        "detail": event.detail,
+    }
+
+
+def series_values(series: StoredSeries) -> dict[str, Any]:
+    """One Series as it appears in `jobs list --unrouted --json` and in `jobs explain --json`."""
+    return {
+        "series_instance_uid": series.series_instance_uid,
+        "study_instance_uid": series.study_instance_uid,
+        "modality": series.modality,
+        "calling_ae_title": series.calling_ae_title,
+        "instances": series.instances,
+        "first_received_at": moment(series.first_received_at),
+        "last_received_at": moment(series.last_received_at),
+        "closed_at": moment(series.closed_at),
+        "closed_on": series.evidence,
+        "routing": series.routing,
+    }
+
+
+def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedEvent]) -> list[str]:
+    """One Job with its history, for `jobs show`."""
+    lines = [
+        f"Job {job.id}: {job.state}" + (f", {job.stage} now" if job.stage else ""),
+        f"  model     {job.model} ({job.model_fingerprint[:12]})",
+        f"  route     {job.route}",
+        *(f"  series    {uid}" for uid in job.series_instance_uids),
+        f"  result    SOP Instance UID {job.result_uids.sop_instance_uid}",
+        f"  attempts  {job.attempts}",
+    ]
+    if job.reason:
+        lines.append(f"  reason    {job.reason}")
+    if job.supersedes:
+        lines.append(f"  supersedes Job {job.supersedes}")
+    if job.state is JobState.QUEUED and job.attempts:
+        lines.append(f"  next try  {moment(job.not_before)}")
+    if job.timings:
+        parts = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in job.timings.items())
+        lines.append(f"  took      {parts}")
+    lines += [delivery_line(delivery) for delivery in deliveries]
+    lines += ["  history", *(event_line(event) for event in events)]
+    return lines
+
+
+def delivery_line(delivery: Delivery) -> str:
+    state = delivery_state(delivery)
+    line = f"  delivery  to {delivery.peer}: {state}, {delivery.attempts} attempts"
+    if delivery.answer:
+        line += f"; {delivery.answer}"
+    if delivery.is_open and delivery.attempts:
+        line += f"; next try {moment(delivery.not_before)}"
+    return line
+
+
+def event_line(event: LoggedEvent) -> str:
+    states = f" {event.from_state or ''} → {event.to_state}" if event.to_state else ""
+    detail = f"  {event.detail}" if event.detail else ""
+    return f"    {moment(event.at)}  {event.event}{states}{detail}"
+
+
+def series_lines(series: StoredSeries) -> list[str]:
+    """One Series, for `jobs explain`."""
+    closed = (
+        f"closed {moment(series.closed_at)}: {series.evidence}"
+        if series.closed_at is not None
+        else f"open: last instance {moment(series.last_received_at)}"
+    )
+    return [
+        f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
+        f"  received  {series.instances} instances from {series.calling_ae_title}, "
+        f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
+        f"  {closed}",
+        f"  routing   {series.routing or 'not yet'}",
+    ]
+
+
+JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
+
+
+def story_values(series: StoredSeries, jobs: Sequence[JobStory]) -> dict[str, Any]:
+    """A Series with all its Jobs, for `jobs explain --json`."""
+    return series_values(series) | {
+        "jobs": [
+            job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
+            for job, deliveries, events in jobs
+        ]
+    }
+
+
+def story_lines(series: StoredSeries, jobs: Sequence[JobStory]) -> list[str]:
+    """A Series with all its Jobs, for `jobs explain`."""
+    return series_lines(series) + [line for story in jobs for line in job_lines(*story)]
+
+
+def model_values(model: Model) -> dict[str, Any]:
+    """One Model as it appears in `models list --json`."""
+    return {
+        "name": model.name,
+        "title": model.title,
+        "version": model.version,
+        "folder": str(model.folder),
+        "fingerprint": model.fingerprint,
+        "orientation": model.orientation,
+        "orientation_assumed": model.orientation_assumed,
+        "segments": [segment.label for segment in model.segments],
+    }
+
+
+def model_lines(model: Model) -> list[str]:
+    """One Model, for `models list`."""
+    assumed = " (assumed: nobody says so)" if model.orientation_assumed else ""
+    return [
+        f"{model.name}: {model.title} {model.version}",
+        f"  folder       {model.folder}",
+        f"  fingerprint  {model.fingerprint}",
+        f"  orientation  {model.orientation}{assumed}",
+        f"  segments     {', '.join(segment.label for segment in model.segments)}",
+    ]

@@ -1,0 +1,163 @@
+"""Jobs. Each change is a guarded UPDATE and a row in job_event."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, and_, func, select, update
+
+from node.core.errors import StaleState
+from node.core.job import Delivery, Job, JobEvent, JobState, LoggedEvent
+from node.core.names import JobId, SeriesInstanceUID
+from node.core.uids import ResultUIDs
+from node.store.database import writing
+from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
+from node.store.tables import delivery, job, job_event
+
+
+class JobStore:
+    """The Jobs of one data folder."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = writing(engine)
+
+    # -- reading
+
+    def get(self, job_id: JobId) -> Job | None:
+        with self._engine.connect() as connection:
+            jobs = select_jobs(connection, job.c.id == job_id)
+        return jobs[0] if jobs else None
+
+    def list(self, state: JobState | None = None, limit: int = 100) -> list[Job]:
+        """The latest Jobs first."""
+        condition = job.c.state == state if state else job.c.id.is_not(None)
+        with self._engine.connect() as connection:
+            return select_jobs(connection, condition, limit=limit)
+
+    def of_series(self, uid: SeriesInstanceUID) -> Sequence[Job]:
+        """The Jobs that read this Series, the latest first."""
+        with self._engine.connect() as connection:
+            return jobs_of_series(connection, uid)
+
+    def count_by_state(self) -> dict[JobState, int]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(job.c.state, func.count()).group_by(job.c.state))
+            return {JobState(state): count for state, count in rows}
+
+    def events(self, job_id: JobId) -> Sequence[LoggedEvent]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(
+                    job_event.c.at,
+                    job_event.c.event,
+                    job_event.c.from_state,
+                    job_event.c.to_state,
+                    job_event.c.detail,
+                )
+                .where(job_event.c.job_id == job_id)
+                .order_by(job_event.c.id)
+            ).mappings()
+            return [LoggedEvent(**row) for row in rows]
+
+    def deliveries(self, job_id: JobId) -> Sequence[Delivery]:
+        with self._engine.connect() as connection:
+            return select_deliveries(connection, job_id)
+
+    # -- lane 1: QUEUED → SEGMENTED
+
+    def take_queued(self, now: float) -> Job | None:
+        """The Job that is due the longest, with its attempt counted before the work begins."""
+        with self._writing.begin() as connection:
+            due = select_jobs(
+                connection, job.c.state == JobState.QUEUED, job.c.not_before <= now, oldest=True
+            )
+            if not due:
+                return None
+            connection.execute(
+                update(job).where(job.c.id == due[0].id).values(attempts=job.c.attempts + 1)
+            )
+            return select_jobs(connection, job.c.id == due[0].id)[0]
+
+    def stamp(self, taken: Job, model_fingerprint: str, uids: ResultUIDs, now: float) -> Job:
+        """Gives a queued Job the identity of the Model as it is now, after it was replaced."""
+        with self._writing.begin() as connection:
+            changed = connection.execute(
+                update(job)
+                .where(job.c.id == taken.id, job.c.state == JobState.QUEUED)
+                .values(
+                    model_fingerprint=model_fingerprint,
+                    result_series_uid=uids.series_instance_uid,
+                    result_sop_uid=uids.sop_instance_uid,
+                    updated_at=now,
+                )
+            )
+            if changed.rowcount == 0:
+                raise StaleState(f"Job {taken.id} is no longer QUEUED")
+            log_event(connection, taken.id, now, "NOTE", None, None, "the Model was replaced")
+            return select_jobs(connection, job.c.id == taken.id)[0]
+
+    def give_back(self, taken: Job, now: float) -> None:
+        """The node stops in the middle of an attempt: it does not count."""
+        with self._writing.begin() as connection:
+            connection.execute(
+                update(job)
+                .where(job.c.id == taken.id, job.c.state == JobState.QUEUED)
+                .values(attempts=job.c.attempts - 1, stage=None, updated_at=now)
+            )
+
+    def set_stage(self, job_id: JobId, stage: str | None, timings: dict[str, float]) -> None:
+        """Progress for the eye, and what each stage took, s."""
+        with self._writing.begin() as connection:
+            connection.execute(
+                update(job).where(job.c.id == job_id).values(stage=stage, timings=timings)
+            )
+
+    def retry(self, taken: Job, not_before: float, reason: str, now: float) -> None:
+        """The attempt failed, a later one may not: the state stays, the time moves."""
+        with self._writing.begin() as connection:
+            connection.execute(
+                update(job)
+                .where(job.c.id == taken.id, job.c.state == taken.state)
+                .values(not_before=not_before, reason=reason, stage=None, updated_at=now)
+            )
+            log_event(connection, taken.id, now, "RETRY", None, None, reason)
+
+    # -- every transition
+
+    def transition(
+        self, job_id: JobId, state: JobState, event: JobEvent, now: float, reason: str | None = None
+    ) -> Job:
+        """Moves a Job along TRANSITIONS, if it still is in `state`. Raises StaleState."""
+        with self._writing.begin() as connection:
+            return transition(connection, job_id, state, event, now, reason)
+
+    # -- on request
+
+    def rerun(self, job_id: JobId, state: JobState, now: float) -> Job:
+        """FAILED, REJECTED or CANCELLED back to QUEUED, with attempts and Deliveries anew."""
+        with self._writing.begin() as connection:
+            moved = transition(connection, job_id, state, JobEvent.RERUN, now)
+            _reset_deliveries(connection, job_id, now, only_failed=False)
+            return moved
+
+    def resend(self, job_id: JobId, state: JobState, now: float) -> Job:
+        """FAILED or DELIVERED back to SEGMENTED: the same result to the same Peers again.
+
+        A FAILED Job is sent to those Peers only that do not have it.
+        """
+        with self._writing.begin() as connection:
+            moved = transition(connection, job_id, state, JobEvent.RESEND, now)
+            _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
+            return moved
+
+
+def _reset_deliveries(
+    connection: Connection, job_id: JobId, now: float, *, only_failed: bool
+) -> None:
+    which = delivery.c.job_id == job_id
+    if only_failed:
+        which = and_(which, delivery.c.done_at.is_(None))
+    connection.execute(
+        update(delivery)
+        .where(which)
+        .values(attempts=0, not_before=now, answer=None, done_at=None, failed_at=None)
+    )

@@ -1,0 +1,68 @@
+"""How a closed Series becomes a Job."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select
+
+from node.core.job import Job, JobState
+from node.core.names import SeriesInstanceUID
+from node.core.uids import ResultUIDs
+from node.store.rows import jobs_of_series, log_event, select_jobs
+from node.store.tables import delivery, job, job_series
+
+
+@dataclass(frozen=True)
+class JobOrder:
+    """A Job to be: everything that is decided when its Series closes."""
+
+    series_instance_uids: tuple[SeriesInstanceUID, ...]
+    route: str
+    model: str
+    model_fingerprint: str
+    input_fingerprint: str
+    result_uids: ResultUIDs
+    peers: tuple[str, ...]
+
+
+def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | None:
+    """A new QUEUED Job with its Deliveries; None where this very input has its Job already."""
+    known = select(job.c.id).where(
+        job.c.model == order.model, job.c.input_fingerprint == order.input_fingerprint
+    )
+    if connection.scalar(known) is not None:
+        return None
+    earlier = [
+        j
+        for j in jobs_of_series(connection, order.series_instance_uids[0])
+        if j.model == order.model
+    ]
+    job_id = connection.execute(
+        insert(job)
+        .returning(job.c.id)
+        .values(
+            route=order.route,
+            model=order.model,
+            model_fingerprint=order.model_fingerprint,
+            input_fingerprint=order.input_fingerprint,
+            result_series_uid=order.result_uids.series_instance_uid,
+            result_sop_uid=order.result_uids.sop_instance_uid,
+            state=JobState.QUEUED,
+            not_before=now,
+            created_at=now,
+            updated_at=now,
+            supersedes=earlier[0].id if earlier else None,
+        )
+    ).scalar_one()
+    connection.execute(
+        insert(job_series),
+        [
+            {"job_id": job_id, "channel": channel, "series_instance_uid": uid}
+            for channel, uid in enumerate(order.series_instance_uids)
+        ],
+    )
+    connection.execute(
+        insert(delivery),
+        [{"job_id": job_id, "peer": peer, "not_before": now} for peer in order.peers],
+    )
+    log_event(connection, job_id, now, "QUEUE", None, JobState.QUEUED, f'route "{order.route}"')
+    return select_jobs(connection, job.c.id == job_id)[0]

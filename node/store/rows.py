@@ -1,0 +1,110 @@
+"""Reading and changing the rows of a Job inside a transaction that the caller holds."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
+
+from node.core.errors import StaleState
+from node.core.job import Delivery, Job, JobEvent, JobState, next_state
+from node.core.names import JobId, SeriesInstanceUID, SOPInstanceUID
+from node.core.uids import ResultUIDs
+from node.store.tables import delivery, job, job_event, job_series
+
+
+def jobs_of_series(connection: Connection, uid: SeriesInstanceUID) -> list[Job]:
+    """The Jobs that read this Series, the latest first."""
+    ids = select(job_series.c.job_id).where(job_series.c.series_instance_uid == uid)
+    return select_jobs(connection, job.c.id.in_(ids))
+
+
+def transition(
+    connection: Connection,
+    job_id: JobId,
+    state: JobState,
+    event: JobEvent,
+    now: float,
+    reason: str | None = None,
+) -> Job:
+    """The guarded UPDATE behind every change of state, and its row in job_event."""
+    to = next_state(state, event)
+    changes: dict[str, object] = {
+        "state": to,
+        "updated_at": now,
+        "reason": reason,
+        "stage": None,
+        "not_before": now,
+    }
+    if event is JobEvent.RERUN:
+        changes |= {"attempts": 0, "timings": {}}
+    changed = connection.execute(
+        update(job).where(job.c.id == job_id, job.c.state == state).values(changes)
+    )
+    if changed.rowcount == 0:
+        raise StaleState(f"Job {job_id} is no longer {state}; it cannot {event} now")
+    log_event(connection, job_id, now, event, state, to, reason)
+    return select_jobs(connection, job.c.id == job_id)[0]
+
+
+def log_event(
+    connection: Connection,
+    job_id: JobId,
+    now: float,
+    event: str,
+    from_state: str | None,
+    to_state: str | None,
+    detail: str | None,
+) -> None:
+    connection.execute(
+        insert(job_event).values(
+            job_id=job_id,
+            at=now,
+            event=event,
+            from_state=from_state,
+            to_state=to_state,
+            detail=detail,
+        )
+    )
+
+
+def select_jobs(
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    limit: int | None = None,
+    oldest: bool = False,
+) -> list[Job]:
+    order = (job.c.not_before, job.c.id) if oldest else (job.c.id.desc(),)
+    rows = (
+        connection.execute(
+            select(job).where(*conditions).order_by(*order).limit(1 if oldest else limit)
+        )
+        .mappings()
+        .all()
+    )
+    series: dict[int, list[str]] = {row["id"]: [] for row in rows}
+    links = connection.execute(
+        select(job_series).where(job_series.c.job_id.in_(series)).order_by(job_series.c.channel)
+    )
+    for link in links:
+        series[link.job_id].append(link.series_instance_uid)
+    return [_job(row, series[row["id"]]) for row in rows]
+
+
+def _job(row: RowMapping, series: Sequence[str]) -> Job:
+    values = dict(row)
+    uids = ResultUIDs(
+        SeriesInstanceUID(values.pop("result_series_uid")),
+        SOPInstanceUID(values.pop("result_sop_uid")),
+    )
+    values["state"] = JobState(values["state"])
+    return Job(
+        **values,
+        series_instance_uids=tuple(SeriesInstanceUID(uid) for uid in series),
+        result_uids=uids,
+    )
+
+
+def select_deliveries(connection: Connection, job_id: JobId) -> list[Delivery]:
+    rows = connection.execute(
+        select(delivery).where(delivery.c.job_id == job_id).order_by(delivery.c.id)
+    ).mappings()
+    return [Delivery(**row) for row in rows]

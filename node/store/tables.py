@@ -1,0 +1,116 @@
+"""The tables. Times are seconds since the epoch, UTC."""
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from node.core.job import JobState
+
+metadata = MetaData()
+
+series = Table(
+    "series",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("modality", String(16), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("closed_at", Float),
+    Column("evidence", Text),  # on what it was closed
+    Column("routing", Text),  # which route matched, or why none did
+    Index("ix_series_open", "closed_at", "last_received_at"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column(
+        "series_instance_uid",
+        ForeignKey("series.series_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the data set as it was sent
+    Column("size_bytes", Integer, nullable=False),
+    Column("path", Text, nullable=False),  # relative to the data folder
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("received_at", Float, nullable=False),
+)
+
+_states = ", ".join(f"'{state}'" for state in JobState)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("route", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_fingerprint", String(64), nullable=False),
+    Column("input_fingerprint", String(64), nullable=False),
+    Column("result_series_uid", String(64), nullable=False),
+    Column("result_sop_uid", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("reason", Text),
+    Column("stage", String(32)),
+    Column("timings", JSON, nullable=False, default=dict),
+    Column("supersedes", ForeignKey("job.id")),
+    CheckConstraint(f"state IN ({_states})", name="ck_job_state"),
+    UniqueConstraint("model", "input_fingerprint", name="uq_job_model_input"),
+    Index("ix_job_due", "state", "not_before"),
+)
+
+job_series = Table(
+    "job_series",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("channel", Integer, primary_key=True),
+    Column("series_instance_uid", ForeignKey("series.series_instance_uid"), nullable=False),
+    Index("ix_job_series_uid", "series_instance_uid"),
+)
+
+job_event = Table(
+    "job_event",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("detail", Text),
+    Index("ix_job_event_job", "job_id"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False),
+    Column("answer", Text),
+    Column("done_at", Float),
+    Column("failed_at", Float),
+    UniqueConstraint("job_id", "peer", name="uq_delivery_job_peer"),
+    Index("ix_delivery_due", "peer", "done_at", "failed_at", "not_before"),
+)

@@ -1,0 +1,234 @@
+"""Real SQLite: guarded transitions, counted attempts, what survives, who may open it."""
+
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from node.core.errors import ConfigError, StaleState
+from node.core.job import Job, JobEvent, JobState
+from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
+from node.core.uids import result_uids
+from node.store import database
+from node.store.deliveries import DeliveryStore
+from node.store.jobs import JobStore
+from node.store.lock import DataFolderLock, running_node
+from node.store.orders import JobOrder
+from node.store.series import SeriesStore, StoredInstance
+
+UID = SeriesInstanceUID("1.2.3")
+NOW = 1000.0
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
+    opened = database.connect(tmp_path)
+    database.migrate(opened)
+    yield opened
+    opened.dispose()
+
+
+def _instance(number: int, sha256: str = "aa", uid: SeriesInstanceUID = UID) -> StoredInstance:
+    return StoredInstance(
+        series_instance_uid=uid,
+        study_instance_uid="1.2",
+        sop_instance_uid=SOPInstanceUID(f"{uid}.{number}"),
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
+        modality="MR",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        sha256=sha256,
+        size_bytes=10,
+        path=f"instances/{number}",
+        calling_ae_title=AETitle("MODALITY"),
+        received_at=NOW,
+    )
+
+
+def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOrder:
+    return JobOrder(
+        (UID,), "route", "model", "mo", fingerprint, result_uids(fingerprint, "mo"), peers
+    )
+
+
+def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
+    series = SeriesStore(engine)
+    series.add(_instance(1), NOW)
+    (seen,) = series.quiet_since(NOW)
+    jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
+    assert jobs is not None
+    return jobs[0]
+
+
+def test_a_closed_series_and_its_job_are_one_fact(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine)
+    assert job.state is JobState.QUEUED
+    assert SeriesStore(engine).quiet_since(NOW) == []
+    assert [event.event for event in JobStore(engine).events(job.id)] == ["QUEUE"]
+
+
+def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
+    engine: sqlalchemy.Engine,
+) -> None:
+    series = SeriesStore(engine)
+    series.add(_instance(1), NOW)
+    (seen,) = series.quiet_since(NOW)
+    series.add(_instance(2), NOW + 1)
+    assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
+    assert JobStore(engine).list() == []
+
+
+def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
+    engine: sqlalchemy.Engine,
+) -> None:
+    first = _queued(engine)
+    series, jobs = SeriesStore(engine), JobStore(engine)
+    series.add(_instance(2), NOW + 1)
+    cancelled = jobs.get(first.id)
+    assert cancelled is not None
+    assert cancelled.state is JobState.CANCELLED
+    (seen,) = series.quiet_since(NOW + 1)
+    (second,) = series.close(seen, "quiet", "routed", [_order("in2")], NOW + 2) or []
+    assert second.supersedes == first.id
+
+
+def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine)
+    assert SeriesStore(engine).add(_instance(1), NOW + 5) == "aa"
+    assert SeriesStore(engine).quiet_since(NOW + 9) == []
+    current = JobStore(engine).get(job.id)
+    assert current is not None
+    assert current.state is JobState.QUEUED
+
+
+def test_the_same_input_never_gets_a_second_job(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine)
+    series = SeriesStore(engine)
+    assert series.reopen(UID, NOW)
+    (seen,) = series.quiet_since(NOW)
+    assert series.close(seen, "quiet", "routed", [_order()], NOW) == []
+    assert [one.id for one in JobStore(engine).list()] == [job.id]
+
+
+def test_an_attempt_is_counted_before_the_work(engine: sqlalchemy.Engine) -> None:
+    _queued(engine)
+    jobs = JobStore(engine)
+    taken = [jobs.take_queued(NOW) for _ in range(3)]  # as after two crashes
+    assert [job.attempts for job in taken if job] == [1, 2, 3]
+
+
+def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine)
+    jobs = JobStore(engine)
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.CANCEL, NOW)
+    with pytest.raises(StaleState, match="no longer QUEUED"):
+        jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    assert [event.event for event in jobs.events(job.id)] == ["QUEUE", "CANCEL"]
+
+
+def test_a_job_is_delivered_when_every_peer_has_it(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine, ("a", "b"))
+    jobs, deliveries = JobStore(engine), DeliveryStore(engine)
+    assert deliveries.take("a", NOW) is None  # not segmented yet
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    first, second = deliveries.take("a", NOW), deliveries.take("b", NOW)
+    assert first is not None
+    assert second is not None
+    assert deliveries.delivered(first[1], "stored", NOW) is None
+    finished = deliveries.delivered(second[1], "stored", NOW)
+    assert finished is not None
+    assert finished.state is JobState.DELIVERED
+
+
+def test_a_refusing_peer_fails_the_job_once_the_others_have_it(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine, ("a", "b"))
+    jobs, deliveries = JobStore(engine), DeliveryStore(engine)
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    refused, taken = deliveries.take("a", NOW), deliveries.take("b", NOW)
+    assert refused is not None
+    assert taken is not None
+    assert deliveries.failed(refused[1], "does not want it", NOW) is None
+    finished = deliveries.delivered(taken[1], "stored", NOW)
+    assert finished is not None
+    assert (finished.state, finished.reason) == (JobState.FAILED, "a: does not want it")
+    resent = jobs.resend(job.id, JobState.FAILED, NOW)
+    assert resent.state is JobState.SEGMENTED
+    assert [one.is_open for one in jobs.deliveries(job.id)] == [True, False]
+
+
+def test_a_delivery_that_waits_is_not_taken_before_its_time(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine)
+    JobStore(engine).transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    deliveries = DeliveryStore(engine)
+    taken = deliveries.take("pacs", NOW)
+    assert taken is not None
+    deliveries.retry(taken[1], NOW + 60, "busy", NOW)
+    assert deliveries.take("pacs", NOW + 59) is None
+    again = deliveries.take("pacs", NOW + 60)
+    assert again is not None
+    assert again[1].attempts == 2
+
+
+def test_a_start_lets_open_series_be_quiet_anew(engine: sqlalchemy.Engine) -> None:
+    series = SeriesStore(engine)
+    series.add(_instance(1), NOW)
+    assert series.restart_quiet_period(NOW + 100) == 1
+    assert series.quiet_since(NOW + 99) == []
+
+
+def test_the_database_is_in_wal_with_foreign_keys_and_full_durability(
+    engine: sqlalchemy.Engine,
+) -> None:
+    with engine.connect() as connection:
+        values = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
+        ]
+    assert values == ["wal", 1, 2, database.BUSY_TIMEOUT_MS]
+
+
+def test_the_migrations_make_the_tables_of_the_code(engine: sqlalchemy.Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    from node.store.tables import metadata
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_database_of_a_newer_version_is_refused(
+    engine: sqlalchemy.Engine, tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / database.FILE_NAME) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="newer version of segnode"):
+        database.migrate(engine)
+
+
+def _hold(folder: Path, ready: Connection) -> None:
+    with DataFolderLock(folder):
+        ready.send(os.getpid())
+        ready.recv()
+
+
+def test_a_second_node_on_the_folder_is_refused_with_path_and_process_id(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path, theirs))
+    process.start()
+    pid = ours.recv()
+    assert running_node(tmp_path) == pid
+    with pytest.raises(ConfigError) as raised, DataFolderLock(tmp_path):
+        pass
+    assert str(tmp_path) in str(raised.value)
+    assert str(pid) in str(raised.value)
+    process.kill()
+    process.join()
+    assert running_node(tmp_path) is None
+    with DataFolderLock(tmp_path):  # the lock died with its process
+        assert running_node(tmp_path) == os.getpid()

@@ -1,0 +1,121 @@
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from node.core import config
+from node.core.config import Config, PeerSection, RouteSection
+from node.core.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "config" / "node.toml"
+MINIMAL = """
+[peers.pacs]
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = 4242
+[models.hippocampus]
+path = "models/hippocampus"
+[[routes]]
+name = "brain"
+model = "hippocampus"
+send_to = ["pacs"]
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def _settings(section: type[BaseModel]) -> set[str]:
+    return set(section.model_fields)
+
+
+def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    tree = tomllib.loads(re.sub(r"(?m)^# (\w+ = )", r"\1", text))  # optional ones are commented
+    assert set(tree) == set(Config.model_fields)
+    for name, field in Config.model_fields.items():
+        inner: Any = field.annotation
+        if name in ("peers", "models"):
+            (example,) = tree[name].values()
+            assert set(example) == _settings(inner.__args__[1])
+        elif name == "routes":
+            assert set(tree[name][0]) == _settings(RouteSection)
+        else:
+            assert set(tree[name]) == _settings(inner)
+
+
+def test_the_shipped_file_states_the_defaults_of_the_code() -> None:
+    loaded = config.load(SHIPPED)
+    for name in ("database", "closing", "inference", "delivery", "web", "log"):
+        assert getattr(loaded, name) == Config.model_fields[name].default
+    assert loaded.dicom.model_copy(update={"accept_from": None}) == Config().dicom
+    assert (
+        loaded.peers["pacs"].timeout_seconds == PeerSection.model_fields["timeout_seconds"].default
+    )
+    assert loaded.node.min_free_mb == Config().node.min_free_mb
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    loaded = config.load(_write(tmp_path, MINIMAL))
+    assert loaded.node.data_dir == tmp_path / "var"
+    assert loaded.models["hippocampus"].path == tmp_path / "models" / "hippocampus"
+
+
+def test_the_environment_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_PEERS__PACS__PORT", "11113")
+    monkeypatch.setenv("NODE_NODE__DATA_DIR", "/srv/segnode")
+    loaded = config.load(_write(tmp_path, MINIMAL))
+    assert loaded.peers["pacs"].port == 11113
+    assert loaded.node.data_dir == Path("/srv/segnode")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[dicom]\naetitle = "X"', '"dicom.aetitle" is not a setting; did you mean "ae_title"?'),
+        ("[clossing]\nquiet_seconds = 1", '"clossing" is not a setting; did you mean "closing"?'),
+        ('[peers.a]\nae_title = "A"\nhots = "h"\nport = 1', 'did you mean "host"?'),
+        ("[dicom]\nport = 99999", '"dicom.port": input should be less than or equal to 65535'),
+        ('[dicom]\nae_title = "SEVENTEEN LETTERS"', '"dicom.ae_title"'),
+        ('[dicom]\naccept_from = ["pasc"]', 'dicom.accept_from: there is no "pasc"'),
+        (MINIMAL.replace('["pacs"]', '["pasc"]'), 'there is no "pasc"; did you mean "pacs"?'),
+        (MINIMAL.replace('model = "hippo', 'model = "hipo'), 'did you mean "hippocampus"?'),
+        (MINIMAL + 'when = { Modality = "~(" }', "is not a regular expression"),
+        (MINIMAL + 'modle = "x"', '"routes.0.modle" is not a setting; did you mean "model"?'),
+        ("[node", "is not TOML"),
+        ('[database]\nurl = "postgresql://x"', '"database.url"'),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name(tmp_path: Path, text: str, sentence: str) -> None:
+    path = _write(tmp_path, text)
+    with pytest.raises(ConfigError, match=re.escape(sentence)) as raised:
+        config.load(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_misspelt_environment_variable_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_DICM__PORT", "1")
+    with pytest.raises(ConfigError, match=r'NODE_DICM__PORT.*did you mean "dicom"'):
+        config.load(_write(tmp_path, MINIMAL))
+
+
+def test_a_variable_of_another_program_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", "/etc/ssl/certs")
+    assert config.load(_write(tmp_path, MINIMAL)).dicom.port == 11112
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
+        config.load(tmp_path / "nowhere.toml")
