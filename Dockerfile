@@ -17,18 +17,18 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /opt/segnode
 RUN python3 -m venv venv
 COPY pyproject.toml constraints.txt ./
-# The dependencies alone, in a layer that a change of our own code leaves as it is. Asking for
-# "+cpu" by name makes pip refuse at once where only the CUDA build is offered.
-RUN set -eu; \
-    torch=$(sed -n 's/^torch==//p' constraints.txt); \
-    case "$TORCH" in \
+# torch first and by its build's name: where only the CUDA build is offered, "+cpu" stops pip at
+# once, and nothing that comes later replaces what is there.
+RUN torch=$(sed -n 's/^torch==//p' constraints.txt) \
+    && case "$TORCH" in \
         cpu) want="torch==$torch+cpu" ;; \
         cuda) want="torch==$torch,!=$torch+cpu" ;; \
-        *) echo "TORCH is cpu or cuda, not \"$TORCH\"" >&2; exit 1 ;; \
-    esac; \
-    venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt; \
-    venv/bin/pip install $PIP_ARGS -c constraints.txt -r requirements.txt "$want"
+        *) echo "TORCH is cpu or cuda, not $TORCH" >&2; exit 1 ;; \
+    esac \
+    && venv/bin/pip install $PIP_ARGS --no-deps "$want"
+# The dependencies without our own code: a change of it leaves this layer as it is.
+RUN venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+    && venv/bin/pip install $PIP_ARGS -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./
 COPY node node
 COPY config config

@@ -120,11 +120,15 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _peers(config: Config) -> Iterator[Finding]:
+    needed = {name for route in config.routes for name in route.send_to}
     for name, peer in app.peers_of(config).items():
         try:
             echo(peer, AETitle(config.dicom.ae_title))
         except SegnodeError as error:
-            yield Finding("FAULT", f"peer {name}", str(error))
+            if name in needed:
+                yield Finding("FAULT", f"peer {name}", str(error))
+            else:
+                yield Finding("note", f"peer {name}", f"{error}; no route sends to it")
         else:
             yield Finding("ok", f"peer {name}", f"{peer} answers C-ECHO")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydicom import Dataset, dcmread
 from rich.console import Console
 from rich.markup import escape
@@ -19,12 +20,13 @@ from rich.table import Table
 
 from node.core.errors import Fatal
 from node.core.names import AETitle, JobId, SeriesInstanceUID
+from node.core.volume import LabelMap, Volume
 from node.dicom import scu
 from node.dicom.assemble import assemble
 from node.dicom.inbox import Inbox, read_files
 from node.dicom.overlay import overlay
 from node.dicom.scp import StorageSCP
-from node.dicom.verify import decode, segment_volumes_ml
+from node.dicom.verify import frames, segment_volumes_ml
 from node.inference.model import load_model
 from node.show import job_values
 from node.store import database
@@ -40,7 +42,10 @@ QUIET_SECONDS = 2.0
 READY_SECONDS = 180.0
 RESULT_SECONDS = 120.0
 # What the demo model finds in the demo series, ml; see config/models/hippocampus/CARD.md.
-EXPECTED_ML: Mapping[str, float] = {}
+EXPECTED_ML: Mapping[str, float] = {
+    "Hippocampus, anterior": 2.17,
+    "Hippocampus, posterior": 2.07,
+}
 TOLERANCE = 0.10
 
 T = TypeVar("T")
@@ -252,12 +257,21 @@ def _is_expected(found: Mapping[str, float]) -> bool:
 
 def _draw(folder: Path, result: Returned) -> Path:
     model = load_model("hippocampus", MODEL)
-    volume = assemble(
-        read_files(SeriesInstanceUID(""), sorted(SERIES.glob("*.dcm"))), model.accepts
-    )
+    source = read_files(SeriesInstanceUID(""), scu.dicom_files(SERIES))
+    volume = assemble(source, model.accepts)
     path = folder / "overlay.png"
-    overlay(volume, decode(result.segmentation, volume), model.segments).save(path)
+    overlay(volume, _label_map(result.segmentation, volume), model.segments).save(path)
     return path
+
+
+def _label_map(segmentation: Dataset, volume: Volume) -> LabelMap:
+    """What the SEG says, on the grid of the series that was sent."""
+    labels = np.zeros(volume.array.shape, np.uint8)
+    to_index = np.linalg.inv(volume.affine)
+    for frame in frames(segmentation):
+        index = round(float((to_index @ [*frame.position, 1.0])[0]))
+        labels[index][frame.mask] = frame.segment_number
+    return LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
 
 
 @contextmanager

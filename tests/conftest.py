@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from node.inference import environment
+
+environment.prepare(threads=0)  # before any test module imports torch
+
 _SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -158,8 +158,12 @@ class Inbox:
         """The header of one Instance of a Series, without Pixel Data, to route by."""
         return dcmread(self._files(uid)[0], stop_before_pixels=True)
 
+    def folder(self, uid: SeriesInstanceUID) -> Path:
+        """Where the Instances of a Series lie."""
+        return self._instances / f"s{uid}"
+
     def _files(self, uid: SeriesInstanceUID) -> list[Path]:
-        return sorted((self._instances / f"s{uid}").glob("i*.dcm"))
+        return sorted(self.folder(uid).glob("i*.dcm"))
 
     def _unique_name(self) -> str:
         with self._lock:

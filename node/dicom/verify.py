@@ -256,8 +256,8 @@ def _paint(plane: NDArray[np.generic], frame: Frame, label: int) -> None:
 
 
 def _require_equal(painted: NDArray[np.generic], against: LabelMap) -> None:
-    wrong = np.argwhere(painted != against.array)
-    if len(wrong):
+    if not np.array_equal(painted, against.array):
+        wrong = np.argwhere(painted != against.array)
         at = tuple(int(index) for index in wrong[0])
         raise _wrong(
             f"{len(wrong)} voxels differ from the label map; the first is (slice, row, column) "

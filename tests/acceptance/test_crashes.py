@@ -146,7 +146,13 @@ def during_send(scene: Scene) -> None:
     scene.node.start(ready=False)
 
 
-STAGES = [during_receive, after_close, during_predict, after_encode, during_send]
+STAGES: list[Callable[[Scene], None]] = [
+    during_receive,
+    after_close,
+    during_predict,
+    after_encode,
+    during_send,
+]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +188,7 @@ def test_after_kill_9_one_segmentation_arrives_and_nothing_is_missing(
     proxy: StallingProxy,
     tmp_path: Path,
 ) -> None:
-    _kill_and_recover(stage, f"{STAGES.index(stage)}{number}1", node, orthanc, proxy, tmp_path)
+    _kill_and_recover(stage, f"1{STAGES.index(stage)}{number:02d}", node, orthanc, proxy, tmp_path)
 
 
 @pytest.mark.soak
@@ -196,7 +202,7 @@ def test_soak_after_kill_9_one_segmentation_arrives_and_nothing_is_missing(
     proxy: StallingProxy,
     tmp_path: Path,
 ) -> None:
-    _kill_and_recover(stage, f"{STAGES.index(stage)}{number}2", node, orthanc, proxy, tmp_path)
+    _kill_and_recover(stage, f"2{STAGES.index(stage)}{number:02d}", node, orthanc, proxy, tmp_path)
 
 
 def _kill_and_recover(

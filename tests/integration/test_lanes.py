@@ -1,0 +1,279 @@
+"""Lane 1 with a real store, real files and the one double: a Segmenter that thresholds."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy
+from pydicom import Dataset, dcmread
+
+from node import pipeline
+from node.core.anatomy import TISSUE, Segment
+from node.core.errors import Fatal, Temporary
+from node.core.job import Job, JobState
+from node.core.model import InputRules, Model
+from node.core.names import AETitle
+from node.core.volume import LabelMap, Volume
+from node.dicom.inbox import Inbox, Received
+from node.dicom.outbox import Outbox
+from node.dicom.routing import Route
+from node.lanes import CloseLane, RecordLane, SegmentLane
+from node.store import database
+from node.store.jobs import JobStore
+from node.store.series import SeriesStore
+from tests.series_factory import make_series
+
+MODEL = Model(
+    name="threshold",
+    folder=Path("nowhere"),
+    title="Threshold",
+    version="1",
+    fingerprint="f" * 64,
+    configuration="",
+    folds=(),
+    checkpoint_name="",
+    channels=("MR",),
+    orientation="native",
+    orientation_assumed=False,
+    accepts=InputRules(("MR",), min_slices=16),
+    segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
+)
+ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
+
+
+class ThresholdEngine:
+    """Labels what is bright; `before` runs first and may raise."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], object] = lambda: None
+        self.calls = 0
+
+    def segment(self, volumes: Sequence[Volume], model: Model) -> LabelMap:
+        self.calls += 1
+        self.before()
+        (volume,) = volumes
+        labels = (volume.array > 450).astype(np.uint8)
+        return LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
+
+
+class World:
+    """A data folder with its lanes, stepped by hand."""
+
+    def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
+        self.inbox, self.outbox = Inbox(folder), Outbox(folder)
+        self.series, self.jobs = SeriesStore(engine), JobStore(engine)
+        self.engine = ThresholdEngine()
+        models = {"threshold": MODEL}
+        self.recording = RecordLane(self.inbox, self.series, lambda: None)
+        self.closing = CloseLane(self.inbox, self.series, [ROUTE], models, 0.01, lambda: None)
+        self.segmenting = SegmentLane(
+            self.jobs, self.inbox, self.outbox, models, self.engine, 3, lambda: None
+        )
+
+    def receive(self, instances: Sequence[Dataset]) -> None:
+        self.keep(instances)
+        self.recording.step()
+
+    def keep(self, instances: Sequence[Dataset]) -> None:
+        from pynetdicom.dsutils import encode
+
+        for one in instances:
+            encoded = encode(one, False, True)
+            assert encoded is not None
+            syntax = str(one.file_meta.TransferSyntaxUID)
+            uids = str(one.SOPClassUID), str(one.SOPInstanceUID)
+            self.inbox.keep(Received(encoded, *uids, syntax, AETitle("MODALITY")))
+
+    def close(self) -> Job:
+        time.sleep(0.02)
+        self.closing.step()
+        return self.jobs.list()[0]
+
+    def job(self) -> Job:
+        return self.jobs.list()[0]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    engine = database.connect(tmp_path)
+    database.migrate(engine)
+    yield World(tmp_path, engine)
+    engine.dispose()
+
+
+def test_a_series_becomes_a_verified_segmentation_file(world: World) -> None:
+    instances = make_series()
+    world.receive(instances)
+    job = world.close()
+    world.segmenting.step()
+    assert world.job().state is JobState.SEGMENTED
+    segmentation = dcmread(world.outbox.files(job)[0])
+    assert segmentation.SOPInstanceUID == job.result_uids.sop_instance_uid
+    assert segmentation.StudyInstanceUID == instances[0].StudyInstanceUID
+    bright = sum(int((one.pixel_array > 450).sum()) for one in instances)
+    assert int(segmentation.pixel_array.sum()) == bright
+    assert set(world.job().timings) >= {"read", "assemble", "predict", "encode", "verify", "write"}
+
+
+def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
+    world.receive(make_series())
+    job = world.close()
+    files = []
+    for _ in range(2):  # as after a crash between the file and the state
+        pipeline.segment(
+            job, world.inbox, world.outbox, {"threshold": MODEL}, world.engine, lambda stage: None
+        )
+        files.append(world.outbox.files(job)[0].read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_series_that_makes_no_volume_is_rejected_with_the_reason(world: World) -> None:
+    world.receive(make_series(slices=10))
+    world.close()
+    world.segmenting.step()
+    job = world.job()
+    assert job.state is JobState.REJECTED
+    assert job.reason == "the Series has 10 slices; the Model needs at least 16"
+
+
+def _raise(error: Exception) -> Callable[[], object]:
+    def before() -> None:
+        raise error
+
+    return before
+
+
+def test_what_may_pass_is_tried_three_times_with_pauses_and_then_failed(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+    world.engine.before = _raise(Temporary("the worker died"))
+    world.segmenting.step()
+    job = world.job()
+    assert (job.state, job.attempts) == (JobState.QUEUED, 1)
+    assert job.not_before > time.time()
+    assert world.segmenting.step() > 0  # it waits
+    assert world.engine.calls == 1
+    for attempt in (2, 3):
+        world.jobs.retry(job, 0.0, "time passes", time.time())
+        world.segmenting.step()
+        assert world.engine.calls == attempt
+    assert (world.job().state, world.job().reason) == (JobState.FAILED, "the worker died")
+
+
+def test_a_job_that_ends_its_process_each_time_is_failed_not_tried_for_ever(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+    for _ in range(3):  # taken, counted, and then the process died
+        world.jobs.take_queued(time.time())
+    world.segmenting.step()
+    assert world.engine.calls == 0
+    assert world.job().state is JobState.FAILED
+
+
+def test_what_a_person_must_mend_is_failed_at_once(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+    world.engine.before = _raise(Fatal("no such device"))
+    world.segmenting.step()
+    assert (world.job().state, world.job().attempts) == (JobState.FAILED, 1)
+
+
+def test_a_bug_fails_the_job_with_its_traceback_and_the_lane_lives_on(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+    world.engine.before = _raise(ZeroDivisionError("oops"))
+    world.segmenting.step()
+    assert world.job().state is JobState.FAILED
+    assert "ZeroDivisionError: oops" in (world.job().reason or "")
+    world.engine.before = lambda: None
+    world.jobs.rerun(world.job().id, JobState.FAILED, time.time())
+    world.segmenting.step()
+    assert world.job().state is JobState.SEGMENTED
+
+
+def test_a_stop_gives_the_attempt_back(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+
+    def stop() -> None:
+        world.segmenting.request_stop()
+        raise Temporary("the worker was stopped")
+
+    world.engine.before = stop
+    world.segmenting.step()
+    assert (world.job().state, world.job().attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_late_slice_during_the_prediction_drops_the_result_and_makes_a_successor(
+    world: World,
+) -> None:
+    instances = make_series(slices=21)
+    world.receive(instances[:20])
+    first = world.close()
+    world.engine.before = lambda: world.receive(instances[20:])
+    world.segmenting.step()
+    assert [job.state for job in world.jobs.list()] == [JobState.CANCELLED]
+    world.engine.before = lambda: None
+    second = world.close()
+    world.segmenting.step()
+    assert second.supersedes == first.id
+    assert second.result_uids != first.result_uids
+    assert world.job().state is JobState.SEGMENTED
+
+
+def test_the_same_slices_again_change_nothing(world: World) -> None:
+    instances = make_series()
+    world.receive(instances)
+    job = world.close()
+    world.segmenting.step()
+    world.receive(instances)
+    world.close()
+    assert [one.id for one in world.jobs.list()] == [job.id]
+    assert list(world.inbox.incoming()) == []
+    assert world.inbox.aside_count() == 0
+
+
+def test_a_slice_that_came_again_with_other_bytes_is_kept_aside(world: World) -> None:
+    instances = make_series()
+    world.receive(instances)
+    instances[3].PatientComments = "changed"
+    world.receive(instances[3:4])
+    assert world.inbox.aside_count() == 1
+    assert world.close().state is JobState.QUEUED
+
+
+def test_instance_files_that_were_changed_on_disk_fail_the_job(world: World) -> None:
+    world.receive(make_series())
+    job = world.close()
+    folder = world.inbox.folder(job.series_instance_uids[0])
+    next(iter(sorted(folder.iterdir()))).unlink()
+    world.segmenting.step()
+    assert world.job().state is JobState.FAILED
+    assert "not those that the Job was queued for" in (world.job().reason or "")
+
+
+def test_what_was_safe_before_a_crash_is_recorded_after_it(world: World, tmp_path: Path) -> None:
+    instances = make_series()
+    world.keep(instances)  # acknowledged; and here the process died
+    (tmp_path / "incoming" / "x.part").touch()
+    assert world.inbox.clear_halves() == 1
+    world.recording.step()
+    (seen,) = world.series.quiet_since(time.time())
+    assert seen.instances == len(instances)
+
+
+def test_a_lane_wakes_at_once_and_stops_at_once(world: World) -> None:
+    lane = world.segmenting
+    lane.start()
+    world.receive(make_series())
+    world.close()
+    lane.wake()
+    deadline = time.monotonic() + 10
+    while world.job().state is not JobState.SEGMENTED and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert world.job().state is JobState.SEGMENTED
+    lane.request_stop()
+    lane.join(5)
+    assert not lane.is_alive()
