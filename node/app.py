@@ -145,10 +145,22 @@ class Node:
 
 def models_of(config: Config) -> Mapping[str, Model]:
     """Every Model of the configuration, read from its folder. Raises ConfigError."""
-    return {
+    models = {
         name: load_model(name, section.path, section.orientation)
         for name, section in config.models.items()
     }
+    for model in models.values():
+        require_one_channel(model)
+    return models
+
+
+def require_one_channel(model: Model) -> None:
+    """Raises ConfigError for a Model that reads several Series."""
+    if len(model.channels) > 1:
+        raise ConfigError(
+            f"{model.folder}: the model reads {len(model.channels)} channels "
+            f"({', '.join(model.channels)}); Jobs of several Series are not supported yet"
+        )
 
 
 def routes_of(config: Config) -> Sequence[Route]:

@@ -70,6 +70,7 @@ def _models(config: Config) -> Iterator[Finding]:
     for name, section in config.models.items():
         try:
             model = load_model(name, section.path, section.orientation)
+            app.require_one_channel(model)
         except ConfigError as error:
             yield Finding("FAULT", f"model {name}", str(error))
             continue

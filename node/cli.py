@@ -105,12 +105,14 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """The same pipeline without a network: a folder of DICOM files in, SEG files out."""
+    from node.app import require_one_channel
     from node.inference.engine import InProcessEngine
     from node.inference.model import load_model
     from node.predict import predict_folder
 
     configure_logging("console", "warning")
-    model = load_model(model_folder.name, model_folder, orientation)
+    model = load_model(model_folder.resolve().name, model_folder, orientation)
+    require_one_channel(model)
     if model.orientation_assumed:
         _note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
     engine = InProcessEngine(device, 0)

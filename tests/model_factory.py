@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from node.core.volume import Affine, Volume
 from node.inference.network import build_network
 
+HIPPOCAMPUS = Path(__file__).parents[1] / "config" / "models" / "hippocampus"  # the real one
 TWO_LABELS = {"background": 0, "one": 1, "two": 2}
 CONFIGURATION = "3d_fullres"
 

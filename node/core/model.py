@@ -11,12 +11,16 @@ from node.core.volume import LabelMap, Volume
 
 @dataclass(frozen=True)
 class InputRules:
-    """What a Model accepts. Empty modalities: any. Spacings bound every axis, mm."""
+    """What a Model accepts. Empty modalities: any. Spacing and extent bound every axis, mm.
+
+    The extent keeps a whole head from a Model that was trained on crops: it would answer, wrongly.
+    """
 
     modalities: tuple[str, ...] = ()
     min_slices: int = 1
     min_spacing_mm: float | None = None
     max_spacing_mm: float | None = None
+    max_extent_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def assemble(series: SourceSeries, rules: InputRules) -> Volume:
     affine = _affine(slices)
     _require_regular(slices, affine)
     _require_spacing(affine, rules)
+    _require_extent(slices, affine, rules)
     return Volume(_voxels(slices), affine, _frame_of_reference_uid(slices))
 
 
@@ -211,6 +212,17 @@ def _require_spacing(affine: Affine, rules: InputRules) -> None:
         raise SeriesRejected(
             f"spacing (slice, row, column) is {_numbers(spacing)} mm; "
             f"the Model takes {low:g} to {high:g} mm"
+        )
+
+
+def _require_extent(slices: Sequence[_Slice], affine: Affine, rules: InputRules) -> None:
+    first = slices[0].instance
+    counts = np.array([len(slices), int(first.Rows), int(first.Columns)])
+    extent = counts * np.linalg.norm(affine[:3, :3], axis=0)
+    if rules.max_extent_mm is not None and extent.max() > rules.max_extent_mm:
+        raise SeriesRejected(
+            f"the volume measures {_numbers(extent)} mm (slice, row, column); "
+            f"the Model takes crops of at most {rules.max_extent_mm:g} mm"
         )
 
 

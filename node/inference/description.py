@@ -47,6 +47,7 @@ class InputSection(Section):
     modality: tuple[Short, ...] = ()
     min_slices: int = Field(1, ge=1)
     spacing_mm: SpacingSection = SpacingSection()
+    max_extent_mm: float | None = Field(None, gt=0)
 
     def rules(self) -> InputRules:
         return InputRules(
@@ -54,6 +55,7 @@ class InputSection(Section):
             min_slices=self.min_slices,
             min_spacing_mm=self.spacing_mm.min,
             max_spacing_mm=self.spacing_mm.max,
+            max_extent_mm=self.max_extent_mm,
         )
 
 

@@ -14,7 +14,7 @@ from node.core.volume import Volume, axis_map
 from node.inference.model import load_model
 from node.inference.predictor import NnunetSegmenter
 from tests.images import affine_of, axial_array, image_of, turned, volume_of
-from tests.model_factory import make_model_folder, noise_volume
+from tests.model_factory import HIPPOCAMPUS, make_model_folder, noise_volume
 
 # Which way column, row and slice number grow: axial, axial from the feet's side, sagittal, coronal.
 ACQUISITIONS = {"axial": "LPS", "axial reversed": "LPI", "sagittal": "PIR", "coronal": "LIP"}
@@ -30,11 +30,11 @@ def dice(one: NDArray[np.generic], other: NDArray[np.generic], label: int) -> fl
 
 
 def test_a_real_hippocampus_is_found_in_the_same_place_however_it_was_acquired(
-    shared_models: Path, shared_data: Path
+    shared_data: Path,
 ) -> None:
     path = shared_data / "hippocampus" / "imagesTr" / "hippocampus_001_0000.nii.gz"
     volume = volume_of(sitk.ReadImage(str(path)))
-    segmenter = NnunetSegmenter(load_model("hippocampus", shared_models / "hippocampus"))
+    segmenter = NnunetSegmenter(load_model("hippocampus", HIPPOCAMPUS))
     found = {
         name: axial_array(segmenter.segment([turned(volume, letters)]))
         for name, letters in ACQUISITIONS.items()

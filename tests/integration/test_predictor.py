@@ -22,7 +22,7 @@ from node.inference.model import load_model
 from node.inference.network import build_network, load_weights, read_checkpoint
 from node.inference.predictor import NnunetSegmenter
 from tests.images import volume_of
-from tests.model_factory import axial_affine, make_model_folder, noise_volume
+from tests.model_factory import HIPPOCAMPUS, axial_affine, make_model_folder, noise_volume
 
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
 
@@ -65,9 +65,9 @@ def architecture_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_dicom_volume_gets_the_labels_nnunet_gives_the_nifti_it_came_from(
-    shared_models: Path, shared_data: Path
+    shared_data: Path,
 ) -> None:
-    model = load_model("hippocampus", shared_models / "hippocampus")
+    model = load_model("hippocampus", HIPPOCAMPUS)
     path = shared_data / "hippocampus" / "imagesTr" / "hippocampus_001_0000.nii.gz"
     stored = sitk.ReadImage(str(path))
     as_trained = sitk.GetArrayFromImage(stored).astype(np.float32)[None]

@@ -114,3 +114,8 @@ def test_headers_rounded_to_a_hundredth_are_no_unequal_spacing() -> None:
     for one in instances:
         one.ImagePositionPatient = [round(float(value), 2) for value in one.ImagePositionPatient]
     assert _assembled(instances).spacing_mm[0] == pytest.approx(1.2307, abs=1e-3)
+
+
+def test_a_whole_head_is_refused_by_a_model_of_crops_with_the_numbers() -> None:
+    with pytest.raises(SeriesRejected, match=r"\(40, 24, 8\) mm .*crops of at most 30 mm"):
+        _assembled(make_series(), InputRules(max_extent_mm=30.0))
