@@ -173,20 +173,20 @@ def demo(
     ),
 ) -> None:
     """Start a node and a small PACS, send the demo series, show the SEG that comes back."""
-    from node import demo as demonstration
+    from node.demo.run import run
 
-    if not demonstration.run(output, keep=keep, out=out):
+    if not run(output, keep=keep, out=out):
         raise typer.Exit(1)
 
 
 @app.command("demo-pacs", hidden=True)
 def demo_pacs(folder: Path, port: int) -> None:
     """The small PACS of the demo."""
-    from node import demo as demonstration
+    from node.demo.processes import serve_pacs
 
     configure_logging("json", "info")
     signal.signal(signal.SIGTERM, _stop)
-    demonstration.serve_pacs(folder, port)
+    serve_pacs(folder, port)
 
 
 @models_app.command("list")

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node.core.job import Delivery, Job, JobState, LoggedEvent
 from node.core.model import Model
-from node.store.series import StoredSeries
+
+if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
+    from node.store.series import StoredSeries
 
 
 def moment(seconds: float | None) -> str | None:
@@ -72,7 +74,7 @@ def event_values(event: LoggedEvent) -> dict[str, Any]:
     }
 
 
-def series_values(series: StoredSeries) -> dict[str, Any]:
+def series_values(series: "StoredSeries") -> dict[str, Any]:
     """One Series as it appears in `jobs list --unrouted --json` and in `jobs explain --json`."""
     return {
         "series_instance_uid": series.series_instance_uid,
@@ -128,7 +130,7 @@ def event_line(event: LoggedEvent) -> str:
     return f"    {moment(event.at)}  {event.event}{states}{detail}"
 
 
-def series_lines(series: StoredSeries) -> list[str]:
+def series_lines(series: "StoredSeries") -> list[str]:
     """One Series, for `jobs explain`."""
     closed = (
         f"closed {moment(series.closed_at)}: {series.evidence}"
@@ -147,7 +149,7 @@ def series_lines(series: StoredSeries) -> list[str]:
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 
 
-def story_values(series: StoredSeries, jobs: Sequence[JobStory]) -> dict[str, Any]:
+def story_values(series: "StoredSeries", jobs: Sequence[JobStory]) -> dict[str, Any]:
     """A Series with all its Jobs, for `jobs explain --json`."""
     return series_values(series) | {
         "jobs": [
@@ -157,7 +159,7 @@ def story_values(series: StoredSeries, jobs: Sequence[JobStory]) -> dict[str, An
     }
 
 
-def story_lines(series: StoredSeries, jobs: Sequence[JobStory]) -> list[str]:
+def story_lines(series: "StoredSeries", jobs: Sequence[JobStory]) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
     return series_lines(series) + [line for story in jobs for line in job_lines(*story)]
 

@@ -3,6 +3,7 @@
 Imports neither torch nor nnunetv2; InProcessEngine does on first use.
 """
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -47,10 +48,10 @@ class WorkerEngine:
         return child.pid if child and child.alive else None
 
     def start(self) -> None:
-        """Starts the worker process; it loads in the background."""
+        """Starts the worker process; it loads in the background. Raises Temporary."""
         with self._change:
             self._stopped = False
-            self._child = Child(self._models, self._device, self._threads)
+        self._living_child()
 
     def wait_ready(self, timeout: float) -> dict[str, float]:
         """Seconds to load and warm each model, by name, once all of them are.
@@ -95,14 +96,17 @@ class WorkerEngine:
             if self._stopped:
                 raise Temporary("the worker is stopped")
             if self._child is None or not self._child.alive:
-                self._child = Child(self._models, self._device, self._threads)
+                try:
+                    self._child = Child(self._models, self._device, self._threads)
+                except OSError as error:  # no memory or no process left
+                    raise Temporary(f"the worker cannot be started: {error}") from error
             return self._child
 
     def _replace_if_dead(self, child: Child) -> None:
         """The next request shall not have to wait for a whole start."""
-        with self._change:
-            if child is self._child and not child.alive and not child.failed_to_load:
-                self._child = Child(self._models, self._device, self._threads)
+        if not child.alive and not child.failed_to_load:
+            with contextlib.suppress(Temporary):  # stopped, or to be tried by the next request
+                self._living_child()
 
 
 class InProcessEngine:
