@@ -49,14 +49,14 @@ def verify(segmentation: bytes, against: LabelMap, model: Model, source: SourceS
     Every voxel must agree, every frame must lie within 0.01 mm of the Instance it refers to.
     Raises Fatal saying which Segment, frame or voxel is wrong: a bug of ours.
     """
+    dataset = _read(segmentation)
     try:
-        dataset = dcmread(BytesIO(segmentation))
         _require_identity(dataset, against, source)
         segments = _require_segments(dataset, against, model)
         _require_grid(dataset, against)
         _require_equal(_painted(dataset, against, segments, source), against)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise _wrong(f"it cannot be decoded: {error!r}") from error
+        raise _wrong(f"it lacks what a Segmentation must have: {error!r}") from error
 
 
 def frames(segmentation: Dataset) -> Iterator[Frame]:
@@ -87,6 +87,13 @@ def segment_volumes_ml(segmentation: Dataset) -> dict[str, float]:
         ml = int(np.count_nonzero(frame.mask)) * voxel_mm3 / 1000.0
         volumes[labels[frame.segment_number]] += ml
     return volumes
+
+
+def _read(segmentation: bytes) -> Dataset:
+    try:
+        return dcmread(BytesIO(segmentation))
+    except Exception as error:  # broken bytes make the parser raise almost anything
+        raise _wrong(f"it cannot be parsed: {error!r}") from error
 
 
 def _group(groups: Dataset, shared: Dataset, keyword: str) -> Dataset:
@@ -122,8 +129,11 @@ def _bits(data: NDArray[np.uint8], first: int, count: int) -> NDArray[np.bool_]:
 
 
 def _require_identity(dataset: Dataset, against: LabelMap, source: SourceSeries) -> None:
-    """Same study, Series and Frame of Reference as the source; no reference to anything else."""
+    """Same patient, study, Series and Frame of Reference; no reference to anything else."""
     first = source.instances[0]
+    for keyword in ("PatientID", "PatientName"):
+        if str(dataset.get(keyword) or "").strip() != str(first.get(keyword) or "").strip():
+            raise _wrong(f"its {keyword} is not the source's")  # and no name goes to the log
     (series,) = dataset.ReferencedSeriesSequence
     stated = {
         "SOP Class": (dataset.SOPClassUID, SegmentationStorage),

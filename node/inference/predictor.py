@@ -8,6 +8,7 @@ import contextlib
 import io
 import threading
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from node.inference.network import build_network, load_weights, read_checkpoint
 
 # Noise in direction cosines must not decide nnU-Net's `spacing ratio > 3` and `spacings equal`.
 _SPACING_DECIMALS = 6  # of mm
+
+
+_SMALL_PATCH = 2**18  # voxels
 
 
 class PredictionFailed(Exception):
@@ -103,8 +107,22 @@ class _Predictor(nnUNetPredictor):  # type: ignore[misc]  # nnunetv2 is not type
     """Stock nnU-Net, except that a failure is a failure.
 
     Stock takes every RuntimeError on a GPU for a lack of memory, and starts the case again with
-    its results on the CPU.
+    its results on the CPU. And that small patches are mirrored two at a time on a CPU: torch runs
+    3D convolutions of a single small input without oneDNN, which takes as long as two with it.
     """
+
+    def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean over all mirrors, summed in stock's order. x: (1, c, [z,] y, x)."""
+        if not self.use_mirroring or not self.allowed_mirroring_axes or not _is_small(x):
+            stock: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
+            return stock
+        flips = _mirrors(self.allowed_mirroring_axes)
+        mean = torch.zeros(())
+        for pair in zip(flips[0::2], flips[1::2], strict=True):
+            both = self.network(torch.cat([torch.flip(x, axes) for axes in pair]))
+            for axes, prediction in zip(pair, both.split(1), strict=True):
+                mean = mean + torch.flip(prediction, axes)
+        return mean / len(flips)
 
     def _internal_predict_sliding_window_return_logits(self, *arguments: Any, **named: Any) -> Any:
         try:
@@ -115,6 +133,20 @@ class _Predictor(nnUNetPredictor):  # type: ignore[misc]  # nnunetv2 is not type
             if "allocate memory" in str(error):  # the CPU's way to say it
                 raise MemoryError(str(error)) from error
             raise PredictionFailed(str(error)) from error
+
+
+def _is_small(x: torch.Tensor) -> bool:
+    """Whether a pair costs little memory, and torch might leave oneDNN out for one alone.
+
+    The rule is `use_mkldnn` in ATen/native/Convolution.cpp: batch 1, channels × two axes ≤ 20480.
+    """
+    return x.device.type == "cpu" and x.shape[2:].numel() <= _SMALL_PATCH
+
+
+def _mirrors(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every combination of axes (spatial, from 0) as dimensions of (1, c, …); none comes first."""
+    dimensions = [axis + 2 for axis in axes]
+    return [c for n in range(len(dimensions) + 1) for c in combinations(dimensions, n)]
 
 
 def _predictor(model: Model, device: torch.device) -> _Predictor:
