@@ -105,6 +105,8 @@ class Node:
         recording = RecordLane(inbox, series, closing.wake)
 
         self._recover(inbox, series)
+        for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
+            log.warning("results wait for a peer that is not in the configuration", peer=name)
         _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)

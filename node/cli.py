@@ -1,11 +1,12 @@
 """The command `segnode`: reads arguments, prints, decides nothing."""
 
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -74,8 +75,13 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     settings = _load(config)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    with Node(settings):
-        signal.pause()
+    try:
+        with Node(settings):
+            signal.pause()
+    except _Stopped:
+        # All that counts is on disk. pynetdicom's thread for a peer that says nothing is not.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @app.command()
@@ -186,7 +192,8 @@ def demo_pacs(folder: Path, port: int) -> None:
 
     configure_logging("json", "info")
     signal.signal(signal.SIGTERM, _stop)
-    serve_pacs(folder, port)
+    with suppress(_Stopped):
+        serve_pacs(folder, port)
 
 
 @models_app.command("list")
@@ -403,8 +410,12 @@ def _fail(sentence: str) -> NoReturn:
     sys.exit(1)
 
 
+class _Stopped(BaseException):
+    """SIGTERM or Ctrl-C came."""
+
+
 def _stop(*_: object) -> NoReturn:
-    """SIGTERM and Ctrl-C unwind the node from wherever it is; a second one is ignored."""
+    """Unwinds the node from wherever it is; a second signal is ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(0)
+    raise _Stopped

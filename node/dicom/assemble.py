@@ -60,6 +60,14 @@ def assemble(series: SourceSeries, rules: InputRules) -> Volume:
     Returns an array (slice, row, column) with its affine to LPS mm (PS3.3 C.7.6.2.1.1).
     Raises SeriesRejected naming the slice or the numbers.
     """
+    try:
+        return _assemble(series, rules)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # An element with an odd VM or a value that is no number: pydicom raises these late.
+        raise SeriesRejected(f"a header of the Series makes no sense: {error}") from error
+
+
+def _assemble(series: SourceSeries, rules: InputRules) -> Volume:
     for instance in series.instances:
         _require_single_frame_image(instance)
     _require_one_grid(series.instances)

@@ -20,14 +20,13 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from node import __version__
 from node.core.names import AETitle, SeriesInstanceUID
 from node.core.uids import derive_uid
-from node.dicom.header import InstanceHeader, read_header
+from node.dicom.header import InstanceHeader, Undecodable, read_header
 from node.dicom.series import SourceSeries
 
 IMPLEMENTATION_CLASS_UID = UID(derive_uid("segnode", "implementation"))
@@ -111,15 +110,15 @@ class Inbox:
     def open_incoming(self, path: Path) -> IncomingInstance:
         """Reads one of `incoming` again from disk. Raises Undecodable, OSError."""
         raw = path.read_bytes()
-        meta = read_file_meta_info(path)
         data_set = raw[data_set_offset(raw) :]
+        transfer_syntax_uid, calling_ae_title = _origin(raw)
         return IncomingInstance(
             path=path,
-            header=read_header(data_set, meta.TransferSyntaxUID),
-            transfer_syntax_uid=meta.TransferSyntaxUID,
+            header=read_header(data_set, transfer_syntax_uid),
+            transfer_syntax_uid=transfer_syntax_uid,
             sha256=hashlib.sha256(data_set).hexdigest(),
             size_bytes=len(raw),
-            calling_ae_title=AETitle(str(meta.SourceApplicationEntityTitle)),
+            calling_ae_title=calling_ae_title,
             received_at=path.stat().st_mtime,
         )
 
@@ -219,6 +218,15 @@ def part_10_header(received: Received) -> bytes:
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, meta)
     return _PREAMBLE + buffer.getvalue()
+
+
+def _origin(raw: bytes) -> tuple[str, AETitle]:
+    """Transfer syntax and sender, from the file meta that `part_10_header` wrote."""
+    try:
+        meta = dcmread(BytesIO(raw), specific_tags=["SOPInstanceUID"]).file_meta
+        return str(meta.TransferSyntaxUID), AETitle(str(meta.SourceApplicationEntityTitle))
+    except Exception as error:  # not what we wrote: the disk, or a stranger's file
+        raise Undecodable(f"its file meta cannot be read: {error!r}") from error
 
 
 def data_set_offset(raw: bytes) -> int:

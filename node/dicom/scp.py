@@ -11,7 +11,6 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
-from pynetdicom.transport import ThreadedAssociationServer
 
 from node.core.errors import ConfigError
 from node.core.names import AETitle
@@ -58,7 +57,6 @@ class StorageSCP:
         self._ae.maximum_associations = max_associations
         self._ae.network_timeout = idle_seconds
         self._ae.maximum_pdu_size = max_pdu_bytes
-        self._server: ThreadedAssociationServer | None = None
 
     def start(self, host: str, port: int) -> int:
         """Begins to listen; port 0 takes a free one. Returns the port. Raises ConfigError."""
@@ -73,14 +71,11 @@ class StorageSCP:
         except OSError as error:
             raise ConfigError(f"dicom.port: cannot listen on {host}:{port}: {error}") from error
         assert server is not None  # not blocking
-        self._server = server
         return int(server.server_address[1])
 
     def stop(self) -> None:
         """Stops listening and aborts what is still associated."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
+        self._ae.shutdown()
 
     def _on_c_store(self, event: Event) -> int:
         request = cast(C_STORE, event.request)

@@ -15,7 +15,13 @@ class DeliveryStore:
     """The Deliveries of one data folder."""
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._writing = writing(engine)
+
+    def peers_waited_for(self) -> set[str]:
+        """The Peers that some Delivery is still open for."""
+        with self._engine.connect() as connection:
+            return set(connection.scalars(select(delivery.c.peer).where(_OPEN).distinct()))
 
     def take(self, peer: str, now: float) -> tuple[Job, Delivery] | None:
         """The Delivery to `peer` that is due the longest, its attempt counted."""
