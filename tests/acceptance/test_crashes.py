@@ -156,14 +156,6 @@ STAGES: list[Callable[[Scene], None]] = [
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    peer = Orthanc(tmp_path_factory.mktemp("orthanc"))
-    peer.start()
-    yield peer
-    peer.stop()
-
-
-@pytest.fixture(scope="module")
 def proxy(orthanc: Orthanc) -> Iterator[StallingProxy]:
     running = StallingProxy(orthanc.dicom_port)
     yield running

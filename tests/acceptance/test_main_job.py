@@ -14,14 +14,6 @@ SERIES = ("mr_hippocrop_1", "mr_hippocrop_2", "mr_hippocrop_3")
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    peer = Orthanc(tmp_path_factory.mktemp("orthanc"))
-    peer.start()
-    yield peer
-    peer.stop()
-
-
-@pytest.fixture(scope="module")
 def node(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     running = NodeProcess(tmp_path_factory.mktemp("node"), pacs_port=orthanc.dicom_port)
     running.start()

@@ -28,14 +28,6 @@ def _commands(verb: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    peer = Orthanc(tmp_path_factory.mktemp("orthanc"))
-    peer.start()
-    yield peer
-    peer.stop()
-
-
-@pytest.fixture(scope="module")
 def node(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """Holds a DELIVERED Job 1 (the demo series) and a REJECTED Job 2."""
     running = NodeProcess(tmp_path_factory.mktemp("node"), pacs_port=orthanc.dicom_port)
