@@ -74,7 +74,7 @@ class Inbox:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         for folder in (self._incoming, self._instances, self._aside):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder_durably(folder)
 
     def keep(self, received: Received) -> Path:
         """Makes an Instance survive kill -9 and a power cut. Raises OSError, DiskFull."""
@@ -179,6 +179,12 @@ def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
         digest = hashlib.sha256(memoryview(raw)[data_set_offset(raw) :]).hexdigest()
         sha256_by_sop[str(instance.SOPInstanceUID)] = digest
     return SourceSeries(uid, tuple(instances), sha256_by_sop)
+
+
+def make_folder_durably(folder: Path) -> None:
+    """Makes a folder whose own name survives a power cut; what is in it would go with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _fsync_folder(folder.parent)
 
 
 def write_durably(path: Path, *chunks: bytes) -> None:

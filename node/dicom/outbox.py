@@ -5,7 +5,7 @@ from pathlib import Path
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.names import JobId
-from node.dicom.inbox import write_durably
+from node.dicom.inbox import make_folder_durably, write_durably
 
 
 class Outbox:
@@ -13,12 +13,12 @@ class Outbox:
 
     def __init__(self, data_dir: Path) -> None:
         self._results = data_dir / "results"
-        self._results.mkdir(parents=True, exist_ok=True)
+        make_folder_durably(self._results)
 
     def write(self, job: Job, segmentation: bytes) -> Path:
         """Keeps the result of a Job, in the place of one that an earlier attempt left."""
         path = self._path(job)
-        path.parent.mkdir(exist_ok=True)
+        make_folder_durably(path.parent)
         path.with_suffix(".part").unlink(missing_ok=True)
         write_durably(path, segmentation)
         return path

@@ -98,7 +98,7 @@ def _read(segmentation: bytes) -> Dataset:
 
 def _group(groups: Dataset, shared: Dataset, keyword: str) -> Dataset:
     """A functional group of one frame: its own, or that of all frames (PS3.3 C.7.6.16)."""
-    item: Dataset = (groups if keyword in groups else shared)[keyword].value[0]
+    item: Dataset = getattr(groups if keyword in groups else shared, keyword)[0]
     return item
 
 
