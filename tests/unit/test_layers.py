@@ -5,7 +5,7 @@ from pathlib import Path
 
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
-    {"cli", "__main__", "app", "checks", "demo", "logs", "predict", "show"},
+    {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show", "terminal"},
     {"lanes", "pipeline"},
     {"dicom", "inference", "store"},
     {"core"},

@@ -1,0 +1,171 @@
+"""`segnode jobs`: the queue, what happened and why, and doing it again."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from node import show
+from node.core.errors import Fatal
+from node.core.job import Job, JobEvent, JobState
+from node.core.names import JobId, SeriesInstanceUID
+from node.terminal import DEFAULT_CONFIG, AsJson, ConfigPath, fail, load, out, print_json
+
+jobs_app = typer.Typer(help="The queue: what happened, why, and doing it again.")
+
+
+@jobs_app.command("list")
+def jobs_list(
+    config: ConfigPath = DEFAULT_CONFIG,
+    state: Annotated[JobState | None, typer.Option(help="Only Jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    unrouted: Annotated[
+        bool, typer.Option("--unrouted", help="Series that no route took, instead of Jobs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The latest Jobs first, then the Series that no route took."""
+    with _stores(config) as (jobs, series):
+        rows = (
+            [] if unrouted else [(job, jobs.deliveries(job.id)) for job in jobs.list(state, limit)]
+        )
+        left = series.unrouted(limit) if unrouted or (state is None and not as_json) else []
+        if as_json and unrouted:
+            print_json([show.series_values(one) for one in left])
+        elif as_json:
+            print_json([show.job_values(*row) for row in rows])
+        else:
+            _print_jobs([job for job, _ in rows])
+            for one in left:
+                out.print("\n".join(escape(line) for line in show.series_lines(one)))
+
+
+@jobs_app.command("show")
+def jobs_show(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """One Job: state, attempts, deliveries, history."""
+    with _stores(config) as (jobs, _):
+        job = _job(jobs, job_id)
+        deliveries, events = jobs.deliveries(job.id), jobs.events(job.id)
+    if as_json:
+        history = [show.event_values(event) for event in events]
+        print_json(show.job_values(job, deliveries) | {"history": history})
+    else:
+        out.print("\n".join(escape(line) for line in show.job_lines(job, deliveries, events)))
+
+
+@jobs_app.command("explain")
+def jobs_explain(
+    uid: Annotated[str, typer.Argument(help="A Series, Study or SOP Instance UID.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """What happened to a Series: received, closed, routed, segmented, delivered."""
+    with _stores(config) as (jobs, series):
+        found = series.find(uid)
+        stories = [
+            (
+                one,
+                [
+                    (j, jobs.deliveries(j.id), jobs.events(j.id))
+                    for j in reversed(jobs.of_series(one.series_instance_uid))
+                ],
+            )
+            for one in found
+        ]
+    if not found:
+        fail(f"{uid}: no Instance of such a Series, Study or SOP Instance UID was received")
+    if as_json:
+        print_json([show.story_values(*story) for story in stories])
+    else:
+        for story in stories:
+            out.print("\n".join(escape(line) for line in show.story_lines(*story)))
+
+
+@jobs_app.command("rerun")
+def jobs_rerun(
+    what: Annotated[str, typer.Argument(help="A Job, or the UID of a Series without one.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a failed, rejected or cancelled Job again; route a Series again that has none."""
+    with _stores(config) as (jobs, series):
+        if what.isdigit():
+            job = _job(jobs, int(what))
+            _print_moved(jobs.rerun(job.id, job.state, time.time()), as_json)
+            return
+        uid = SeriesInstanceUID(what)
+        if jobs.of_series(uid):
+            raise Fatal(f"{what} has Jobs: rerun one of those, see segnode jobs explain {what}")
+        if not series.reopen(uid, time.time()):
+            raise Fatal(f"{what}: no closed Series has this UID")
+        if as_json:
+            print_json({"series_instance_uid": what, "state": "open"})
+        else:
+            out.print(f"Series {what} is open again; it is routed anew once it is quiet")
+
+
+@jobs_app.command("resend")
+def jobs_resend(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Send the result of a finished Job again."""
+    from node.dicom.outbox import Outbox
+
+    with _stores(config) as (jobs, _):
+        job = _job(jobs, job_id)
+        Outbox(load(config).node.data_dir).files(job)
+        _print_moved(jobs.resend(job.id, job.state, time.time()), as_json)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """End a Job that is queued or not yet delivered."""
+    with _stores(config) as (jobs, _):
+        job = _job(jobs, job_id)
+        reason = "cancelled by hand"
+        moved = jobs.transition(job.id, job.state, JobEvent.CANCEL, time.time(), reason)
+        _print_moved(moved, as_json)
+
+
+@contextmanager
+def _stores(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The Jobs and Series of a data folder, beside the node that may be running on it."""
+    from node.store import database
+    from node.store.jobs import JobStore
+    from node.store.series import SeriesStore
+
+    engine = database.connect(load(path).node.data_dir)
+    try:
+        database.require_current(engine)
+        yield JobStore(engine), SeriesStore(engine)
+    finally:
+        engine.dispose()
+
+
+def _job(jobs: Any, job_id: int) -> Job:
+    job: Job | None = jobs.get(JobId(job_id))
+    if job is None:
+        raise Fatal(f"there is no Job {job_id}; see segnode jobs list")
+    return job
+
+
+def _print_jobs(jobs: list[Job]) -> None:
+    """One line each, nothing cut off: UIDs are there to be copied."""
+    if not jobs:
+        out.print("no Jobs")
+    for job in jobs:
+        why = (job.reason or job.stage or "").strip().splitlines()[-1:]
+        line = (
+            f"{job.id:>5}  {job.state:<9}  {job.model}  {show.moment(job.updated_at)}  "
+            f"{job.attempts} attempts  {job.series_instance_uids[0]}  {' '.join(why)}"
+        )
+        out.print(escape(line.rstrip()))
+
+
+def _print_moved(job: Job, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": job.id, "state": job.state.value})
+    else:
+        out.print(f"Job {job.id} is {job.state} now")
