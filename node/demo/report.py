@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from node.core.job import Delivery, Job, JobState
+from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.volume import LabelMap, Volume
 from node.demo.processes import eventually
@@ -100,15 +101,17 @@ def _draw(folder: Path, result: Returned) -> Path:
     source = read_files(SeriesInstanceUID(""), scu.dicom_files(SERIES))
     volume = assemble(source, model.accepts)
     path = folder / "overlay.png"
-    overlay(volume, _label_map(result.segmentation, volume), model.segments).save(path)
+    overlay(volume, _label_map(result.segmentation, volume, model), model.segments).save(path)
     return path
 
 
-def _label_map(segmentation: Dataset, volume: Volume) -> LabelMap:
-    """What the SEG says, on the grid of the series that was sent."""
-    labels = np.zeros(volume.array.shape, np.uint8)
+def _label_map(segmentation: Dataset, volume: Volume, model: Model) -> LabelMap:
+    """What the SEG says, on the grid of the series that was sent; its Segments go by label."""
+    numbers = {segment.label: segment.number for segment in model.segments}
+    labels = [str(item.SegmentLabel) for item in segmentation.SegmentSequence]
+    array = np.zeros(volume.array.shape, np.uint8)
     to_index = np.linalg.inv(volume.affine)
     for frame in frames(segmentation):
         index = round(float((to_index @ [*frame.position, 1.0])[0]))
-        labels[index][frame.mask] = frame.segment_number
-    return LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
+        array[index][frame.mask] = numbers[labels[frame.segment_number - 1]]
+    return LabelMap(array, volume.affine, volume.frame_of_reference_uid)
