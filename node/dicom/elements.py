@@ -1,0 +1,50 @@
+"""Small pieces of DICOM objects that we write."""
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code as SRCode
+
+from node.core.anatomy import Code
+from node.core.errors import Fatal
+
+_LONG_STRING = 64  # characters of an LO, PS3.5 6.2
+
+
+def reference(instance: Dataset) -> Dataset:
+    """A reference to an Instance by class and UID (PS3.3 10.8)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = required(instance, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = required(instance, "SOPInstanceUID")
+    return item
+
+
+def sr_code(code: Code) -> SRCode:
+    """A code as pydicom and highdicom take it."""
+    return SRCode(code.value, code.scheme, long_string(code.meaning))
+
+
+def code_item(code: Code) -> Dataset:
+    """A Code Sequence item, PS3.3 8.8."""
+    item = Dataset()
+    item.CodeValue = code.value
+    item.CodingSchemeDesignator = code.scheme
+    item.CodeMeaning = long_string(code.meaning)
+    return item
+
+
+def required(instance: Dataset, keyword: str) -> object:
+    """A value without which no Segmentation can be made. Raises Fatal."""
+    value = instance.get(keyword)
+    if value is None or value == "":
+        raise Fatal(f"{name_of(instance)} has no {keyword}: a Segmentation cannot lie on it")
+    return value
+
+
+def name_of(instance: Dataset) -> str:
+    """What to call an Instance in a message."""
+    return f"Instance {instance.get('SOPInstanceUID') or 'without UID'}"
+
+
+def long_string(text: str) -> str:
+    """Text as an LO: one line, no backslash, at most 64 characters (PS3.5 6.2)."""
+    printable = "".join(c if c.isprintable() else " " for c in text.replace("\\", "/"))
+    return printable.strip()[:_LONG_STRING].strip()

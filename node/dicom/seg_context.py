@@ -1,0 +1,139 @@
+"""Whose Segmentation it is: patient, study, series, equipment, times, references."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Final
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
+
+from node import __version__
+from node.core.anatomy import Segment
+from node.core.errors import Fatal
+from node.core.model import Model
+from node.core.uids import ResultUIDs, derive_uid
+from node.dicom.elements import long_string, name_of, reference, required
+from node.dicom.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+MANUFACTURER: Final = "Segnode"
+FIRST_SERIES_NUMBER: Final = 1000
+_UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
+_LARGEST_INTEGER_STRING = 2**31 - 1
+
+# Type 2 of Patient, General Study and Frame of Reference (PS3.3 C.7.1.1, C.7.2.1, C.7.4.1): always
+# there, and empty where the source has none.
+_PRESENT = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime "
+    "ReferringPhysicianName StudyID AccessionNumber PositionReferenceIndicator"
+)
+# Type 1C and 3 of these, of Patient Study (C.7.2.2) and of the Clinical Trial Modules (C.7.1.3,
+# C.7.2.3); the time zone, without which the dates mean nothing; and that the source is lossy, as
+# then the result is too (C.7.6.1.1.5). Where the source has them.
+_OPTIONAL = (
+    "IssuerOfPatientID IssuerOfPatientIDQualifiersSequence TypeOfPatientID "
+    "OtherPatientIDsSequence PatientBirthTime PatientSpeciesDescription "
+    "PatientSpeciesCodeSequence PatientBreedDescription PatientBreedCodeSequence "
+    "BreedRegistrationSequence ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization "
+    "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "StudyDescription IssuerOfAccessionNumberSequence ReferencedStudySequence PatientAge "
+    "PatientSize PatientWeight PatientSexNeutered AdmissionID IssuerOfAdmissionIDSequence "
+    "ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName "
+    "ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID "
+    "ClinicalTrialSubjectReadingID ClinicalTrialTimePointID ClinicalTrialTimePointDescription "
+    "TimezoneOffsetFromUTC LossyImageCompression LossyImageCompressionRatio "
+    "LossyImageCompressionMethod"
+)
+
+
+def copy_context(dataset: Dataset, instance: Dataset) -> None:
+    """The source's own values, however odd: the PACS must find the same patient and study."""
+    for keyword in _PRESENT.split():
+        setattr(dataset, keyword, None)
+    for keyword in f"{_PRESENT} {_OPTIONAL}".split():
+        try:
+            if keyword in instance:
+                dataset[keyword] = deepcopy(instance[keyword])
+        except Exception as error:  # a value that cannot be decoded raises almost anything
+            if keyword in ("PatientID", "PatientName"):
+                raise Fatal(f"{keyword} of {name_of(instance)} cannot be decoded") from error
+
+
+def identify(dataset: Dataset, instance: Dataset, uids: ResultUIDs) -> None:
+    """UIDs and file meta. Raises Fatal where the source has no study or Frame of Reference."""
+    dataset.SOPClassUID = SegmentationStorage
+    dataset.SOPInstanceUID = uids.sop_instance_uid
+    dataset.SeriesInstanceUID = uids.series_instance_uid
+    dataset.StudyInstanceUID = required(instance, "StudyInstanceUID")
+    dataset.FrameOfReferenceUID = required(instance, "FrameOfReferenceUID")
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(uids.sop_instance_uid)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+def describe_series(dataset: Dataset, instance: Dataset, model: Model) -> None:
+    """General Series and General Equipment, PS3.3 C.7.3.1 and C.7.5.1: a Model is a device."""
+    dataset.Modality = "SEG"
+    dataset.SeriesNumber = _series_number(instance)
+    dataset.InstanceNumber = 1
+    dataset.SeriesDescription = long_string(f"Segmentation: {model.title}")
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MANUFACTURER
+    dataset.SoftwareVersions = __version__
+    dataset.DeviceSerialNumber = model.fingerprint[:16]
+    dataset.DeviceUID = derive_uid("device", __version__, model.fingerprint)
+
+
+def _series_number(instance: Dataset) -> int:
+    """1000 above the source's Series Number; 1000 where it has none, or none that can be used."""
+    try:
+        number = int(instance.get("SeriesNumber") or 0)
+    except (TypeError, ValueError):
+        number = 0
+    usable = 0 <= number <= _LARGEST_INTEGER_STRING - FIRST_SERIES_NUMBER
+    return FIRST_SERIES_NUMBER + (number if usable else 0)
+
+
+def set_times(dataset: Dataset, instance: Dataset, created_at: float) -> None:
+    """created_at in the source's own time zone, so that it can be compared with its Study Time.
+
+    Without a Timezone Offset From UTC (PS3.3 C.12.1.1.8) that is this machine's local time: an
+    offset of ours would be said of the copied Study Date and Time too.
+    """
+    moment = datetime.fromtimestamp(created_at, UTC).astimezone()
+    try:
+        offset = datetime.strptime(str(instance.get("TimezoneOffsetFromUTC")), "%z").tzinfo
+        moment = moment.astimezone(offset)
+    except ValueError:
+        pass  # there is none, or none that can be read
+    for name in ("InstanceCreation", "Series", "Content"):
+        setattr(dataset, f"{name}Date", moment.strftime("%Y%m%d"))
+        setattr(dataset, f"{name}Time", moment.strftime("%H%M%S"))
+
+
+def set_character_set(dataset: Dataset, instance: Dataset, texts: Sequence[str]) -> None:
+    """The source's character set; UTF-8, which holds all, where our own words need more."""
+    if not all(text.isascii() for text in texts):
+        dataset.SpecificCharacterSet = _UTF_8
+    elif instance.get("SpecificCharacterSet"):
+        dataset.SpecificCharacterSet = instance.SpecificCharacterSet
+
+
+def words_of(model: Model, segments: Sequence[Segment]) -> list[str]:
+    """All text in the result that a person wrote for the Model."""
+    codes = [c for s in segments for c in (s.category, s.type, s.region, s.laterality) if c]
+    labels = [segment.label for segment in segments]
+    return [model.name, model.title, model.version, *labels, *(code.meaning for code in codes)]
+
+
+def refer_to_source(dataset: Dataset, instances: Sequence[Dataset]) -> None:
+    """Source Image Sequence, and Common Instance Reference (PS3.3 C.12.2), which OHIF needs."""
+    series = Dataset()
+    series.SeriesInstanceUID = required(instances[0], "SeriesInstanceUID")
+    series.ReferencedInstanceSequence = [reference(instance) for instance in instances]
+    dataset.ReferencedSeriesSequence = [series]
+    dataset.SourceImageSequence = [reference(instance) for instance in instances]
