@@ -65,6 +65,13 @@ class Node:
         config = self._config
         routes = routes_of(config)
         models = models_of(config)
+        for model in models.values():
+            if model.orientation_assumed:
+                log.warning(
+                    "nobody says how the training arrays lay: write it in model.toml",
+                    model=model.name,
+                    assumed=model.orientation,
+                )
         data_dir = config.node.data_dir
         _make_folder(data_dir, "node.data_dir")
         started.enter_context(DataFolderLock(data_dir))
@@ -105,6 +112,7 @@ class Node:
         recording = RecordLane(inbox, series, closing.wake)
 
         self._recover(inbox, series)
+        deliveries.hurry(time.time())
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
         _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)

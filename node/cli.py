@@ -18,7 +18,17 @@ from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
 from node.core.names import AETitle
 from node.logs import configure_logging
-from node.terminal import DEFAULT_CONFIG, AsJson, ConfigPath, fail, load, note, out, print_json
+from node.terminal import (
+    DEFAULT_CONFIG,
+    AsJson,
+    ConfigPath,
+    fail,
+    load,
+    note,
+    out,
+    print_json,
+    require_folder,
+)
 
 app = typer.Typer(
     help="Segments DICOM series with nnU-Net v2 models. Research use; not a medical device.",
@@ -104,6 +114,7 @@ def predict(
     from node.predict import predict_folder
 
     configure_logging("console", "warning")
+    require_folder(dicom_folder)
     model = load_model(model_folder.resolve().name, model_folder, orientation)
     require_one_channel(model)
     if model.orientation_assumed:
@@ -135,6 +146,7 @@ def send(
     from node.dicom import scu
 
     settings = load(config)
+    require_folder(folder)
     target = _peer(settings, peer)
     files = scu.dicom_files(folder)
     if not files:

@@ -77,7 +77,7 @@ class RecordLane(Lane):
     def step(self) -> float:
         for path in self._inbox.incoming():
             outcome = pipeline.record(path, self._inbox, self._series, time.time())
-            if outcome in ("aside", "conflict"):
+            if outcome not in ("recorded", "repeated"):
                 log.warning("instance set aside", file=path.name, why=outcome)
             self._on_recorded()
         return IDLE_SECONDS

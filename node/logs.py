@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from typing import Literal
 
 import structlog
@@ -29,5 +30,7 @@ def configure_logging(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # pydicom remarks on odd values in every header, raw between our lines.
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     # pynetdicom tells each refused Association on standard error; we tell it ourselves.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)

@@ -53,7 +53,7 @@ def record(incoming: Path, inbox: Inbox, series: SeriesStore, now: float) -> str
     held = series.add(_row(instance, final), now)
     if held is not None and held != instance.sha256:
         inbox.move_aside(incoming, "another data set with this SOP Instance UID is held already")
-        return "conflict"
+        return f"conflict: {instance.header.sop_instance_uid} is held with other bytes"
     if held is not None and inbox.has(final):
         inbox.discard(incoming)
         return "repeated"

@@ -97,7 +97,7 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  model     {job.model} ({job.model_fingerprint[:12]})",
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
-        f"  result    SOP Instance UID {job.result_uids.sop_instance_uid}",
+        *_result_lines(job),
         f"  attempts  {job.attempts}",
     ]
     if job.reason:
@@ -112,6 +112,13 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
     lines += [delivery_line(delivery) for delivery in deliveries]
     lines += ["  history", *(event_line(event) for event in events)]
     return lines
+
+
+def _result_lines(job: Job) -> list[str]:
+    """The UID is chosen before the work; it is shown once it names something."""
+    if job.state in (JobState.SEGMENTED, JobState.DELIVERED):
+        return [f"  result    SOP Instance UID {job.result_uids.sop_instance_uid}"]
+    return []
 
 
 def delivery_line(delivery: Delivery) -> str:

@@ -38,3 +38,9 @@ def note(sentence: str) -> None:
 def fail(sentence: str) -> NoReturn:
     print(f"segnode: {sentence}", file=sys.stderr)
     sys.exit(1)
+
+
+def require_folder(folder: Path) -> None:
+    """Ends the command where there is no such folder."""
+    if not folder.is_dir():
+        fail(f"{folder}: there is no such folder")

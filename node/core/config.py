@@ -229,7 +229,9 @@ def _sentence(error: Any, tree: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)
-    return f'"{key}": {message[0].lower()}{message[1:]}, not {error["input"]!r}'
+    found = error["input"]
+    shown = f", not {found!r}" if isinstance(found, str | int | float) else ""
+    return f'"{key}": {message[0].lower()}{message[1:]}{shown}'
 
 
 def _is_union_tag(part: int | str) -> bool:

@@ -63,7 +63,9 @@ class StorageSCP:
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, send_without_delay),
             (evt.EVT_C_STORE, self._on_c_store),
+            (evt.EVT_ACCEPTED, _log_acceptance),
             (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_RELEASED, _log_release),
             (evt.EVT_ABORTED, _log_abort),
         ]
         try:
@@ -154,6 +156,14 @@ def send_without_delay(event: Event) -> None:
 
 def _calling_ae_title(event: Event) -> AETitle:
     return AETitle(str(event.assoc.requestor.ae_title).strip())
+
+
+def _log_acceptance(event: Event) -> None:
+    log.info("association accepted", calling_ae_title=_calling_ae_title(event))
+
+
+def _log_release(event: Event) -> None:
+    log.info("association released", calling_ae_title=_calling_ae_title(event))
 
 
 def _log_rejection(event: Event) -> None:

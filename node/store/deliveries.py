@@ -1,6 +1,6 @@
 """Deliveries: what is due to which Peer, and what the Peer answered."""
 
-from sqlalchemy import Connection, Engine, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, select, update
 
 from node.core.job import Delivery, Job, JobEvent, JobState
 from node.core.names import JobId
@@ -58,8 +58,22 @@ class DeliveryStore:
             )
 
     def delivered(self, taken: Delivery, answer: str, now: float) -> Job | None:
-        """The Peer has it. Returns the Job where that was its last Delivery, else None."""
-        return self._settle(taken, {"done_at": now, "answer": answer}, now, "SENT")
+        """The Peer has it. Returns the Job where that was its last Delivery, else None.
+
+        A Peer that answers is back: what waits for it is due at once.
+        """
+        finished = self._settle(taken, {"done_at": now, "answer": answer}, now, "SENT")
+        self.hurry(now, delivery.c.peer == taken.peer)
+        return finished
+
+    def hurry(self, now: float, *which: ColumnElement[bool]) -> None:
+        """Open Deliveries are due at once, e.g. after a start."""
+        with self._writing.begin() as connection:
+            connection.execute(
+                update(delivery)
+                .where(_OPEN, delivery.c.not_before > now, *which)
+                .values(not_before=now)
+            )
 
     def failed(self, taken: Delivery, answer: str, now: float) -> Job | None:
         """The Peer will never take it. Returns the Job where no Delivery is open any more."""

@@ -101,8 +101,10 @@ class JobStore:
             connection.execute(
                 update(job)
                 .where(job.c.id == taken.id, job.c.state == JobState.QUEUED)
-                .values(attempts=job.c.attempts - 1, stage=None, updated_at=now)
+                .values(attempts=job.c.attempts - 1, stage=None, timings={}, updated_at=now)
             )
+            detail = "the node stopped during this attempt, which does not count"
+            log_event(connection, taken.id, now, "NOTE", None, None, detail)
 
     def set_stage(self, job_id: JobId, stage: str | None, timings: dict[str, float]) -> None:
         """Progress for the eye, and what each stage took, s."""
@@ -142,9 +144,15 @@ class JobStore:
     def resend(self, job_id: JobId, state: JobState, now: float) -> Job:
         """FAILED or DELIVERED back to SEGMENTED: the same result to the same Peers again.
 
-        A FAILED Job is sent to those Peers only that do not have it.
+        A FAILED Job is sent to those Peers only that do not have it. For a SEGMENTED one nothing
+        changes but the time: its open Deliveries are due now.
         """
         with self._writing.begin() as connection:
+            if state is JobState.SEGMENTED:
+                waiting = and_(delivery.c.job_id == job_id, delivery.c.done_at.is_(None))
+                waiting = and_(waiting, delivery.c.failed_at.is_(None))
+                connection.execute(update(delivery).where(waiting).values(not_before=now))
+                return select_jobs(connection, job.c.id == job_id)[0]
             moved = transition(connection, job_id, state, JobEvent.RESEND, now)
             _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
             return moved

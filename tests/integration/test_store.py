@@ -232,3 +232,23 @@ def test_a_second_node_on_the_folder_is_refused_with_path_and_process_id(tmp_pat
     assert running_node(tmp_path) is None
     with DataFolderLock(tmp_path):  # the lock died with its process
         assert running_node(tmp_path) == os.getpid()
+
+
+def test_a_peer_that_answers_gets_at_once_what_waits_for_it(engine: sqlalchemy.Engine) -> None:
+    job = _queued(engine, ("a", "b"))
+    jobs, deliveries = JobStore(engine), DeliveryStore(engine)
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    for peer in ("a", "b"):
+        taken = deliveries.take(peer, NOW)
+        assert taken is not None
+        deliveries.retry(taken[1], NOW + 3600, "down", NOW)
+    assert deliveries.take("a", NOW + 1) is None
+    jobs.resend(job.id, JobState.SEGMENTED, NOW + 1)
+    again = deliveries.take("a", NOW + 1)
+    assert again is not None
+    deliveries.retry(again[1], NOW + 3600, "down", NOW)
+    deliveries.hurry(NOW + 2)
+    once_more = deliveries.take("a", NOW + 2)
+    assert once_more is not None
+    assert deliveries.delivered(once_more[1], "stored", NOW + 2) is None
+    assert deliveries.take("b", NOW + 2) is not None
