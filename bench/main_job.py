@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.figure import Figure
 from tests.peers import DEMO_SERIES, NodeProcess, Orthanc, eventually, renamed_series, storescu
 
-STARTS = 5
-SERIES = 15
+STARTS = 3
+SERIES = 9
 QUIET_SECONDS = 1.0
 
 

@@ -130,6 +130,8 @@ class Node:
     def _listen(self, started: ExitStack, inbox: Inbox, recording: Lane) -> None:
         section = self._config.dicom
         accept_from = accepted_titles(self._config)
+        if accept_from is not None and not accept_from:  # pynetdicom would take it for anyone
+            raise ConfigError('dicom.accept_from: nobody may send; name a peer, or ["*"]')
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
         scp = StorageSCP(
@@ -159,8 +161,15 @@ def models_of(config: Config) -> Mapping[str, Model]:
         name: load_model(name, section.path, section.orientation)
         for name, section in config.models.items()
     }
+    seen: dict[str, str] = {}
     for model in models.values():
         require_one_channel(model)
+        if model.fingerprint in seen:  # two objects would get one SOP Instance UID
+            raise ConfigError(
+                f"models.{model.name}: is the same model as models.{seen[model.fingerprint]}; "
+                "let both routes name one of them"
+            )
+        seen[model.fingerprint] = model.name
     return models
 
 

@@ -76,7 +76,11 @@ class RecordLane(Lane):
 
     def step(self) -> float:
         for path in self._inbox.incoming():
-            outcome = pipeline.record(path, self._inbox, self._series, time.time())
+            try:
+                outcome = pipeline.record(path, self._inbox, self._series, time.time())
+            except OSError as error:  # this file; the others may be well
+                log.error("instance cannot be recorded yet", file=path.name, error=str(error))
+                continue
             if outcome not in ("recorded", "repeated"):
                 log.warning("instance set aside", file=path.name, why=outcome)
             self._on_recorded()
@@ -107,20 +111,15 @@ class CloseLane(Lane):
         oldest = self._series.next_to_be_quiet()
         if oldest is None:
             return IDLE_SECONDS
-        return min(max(oldest + self._quiet_seconds - time.time(), 0.01), IDLE_SECONDS)
+        return min(max(oldest + self._quiet_seconds - time.time(), 0.05), IDLE_SECONDS)
 
     def _close(self, seen: StoredSeries, now: float) -> None:
         if next(self._inbox.incoming(), None) is not None:
             return  # something safe on disk is not recorded yet: perhaps of this Series
         evidence = f"quiet for {self._quiet_seconds:g} s with {seen.instances} instances"
-        try:
-            jobs = pipeline.close(
-                seen, evidence, self._inbox, self._series, self._routes, self._models, now
-            )
-        except Exception as error:  # one odd header must not keep the other Series open
-            log.exception("series cannot be routed", series=seen.series_instance_uid)
-            routing = f"unrouted: its header cannot be read: {error!r}"
-            jobs = self._series.close(seen, evidence, routing, [], now)
+        jobs = pipeline.close(
+            seen, evidence, self._inbox, self._series, self._routes, self._models, now
+        )
         if jobs is not None:
             log.info(
                 "series closed",
@@ -193,11 +192,11 @@ class SegmentLane(Lane):
             self._jobs.give_back(job, time.time())
         elif isinstance(error, SeriesRejected):
             self._move(job, JobEvent.REJECT, str(error))
-        elif isinstance(error, Temporary) and job.attempts < self._max_attempts:
+        elif isinstance(error, Temporary | OSError) and job.attempts < self._max_attempts:
             wait = backoff_seconds(job.attempts, 1.0, 60.0, 0.0)
             self._jobs.retry(job, time.time() + wait, str(error), time.time())
             log.warning("job will be tried again", job=job.id, reason=str(error), in_seconds=wait)
-        elif isinstance(error, Temporary | Fatal):
+        elif isinstance(error, Temporary | Fatal | OSError):
             self._fail(job, str(error))
         else:
             self._fail(job, "".join(traceback.format_exception(error)))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom import Dataset
+
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model
@@ -71,8 +73,7 @@ def close(
     now: float,
 ) -> Sequence[Job] | None:
     """A quiet Series is routed and becomes one Job per Model; None where it was not quiet."""
-    header = inbox.header(seen.series_instance_uid)
-    matching = [route for route in routes if mismatch(route, header) is None]
+    matching, routing = _route(inbox.header(seen.series_instance_uid), routes)
     sha256_by_sop = {
         str(instance.sop_instance_uid): instance.sha256
         for instance in series.instances(seen.series_instance_uid)
@@ -82,7 +83,7 @@ def close(
         _order(seen, fingerprint, [r for r in matching if r.model == name], models[name])
         for name in dict.fromkeys(route.model for route in matching)
     ]
-    return series.close(seen, evidence, routing_in_words(routes, matching, header), orders, now)
+    return series.close(seen, evidence, routing, orders, now)
 
 
 def segment(
@@ -144,6 +145,15 @@ def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
         calling_ae_title=instance.calling_ae_title,
         received_at=instance.received_at,
     )
+
+
+def _route(header: Dataset, routes: Sequence[Route]) -> tuple[list[Route], str]:
+    """The Routes that match, and in words why; none for a header that cannot be read."""
+    try:
+        matching = [route for route in routes if mismatch(route, header) is None]
+        return matching, routing_in_words(routes, matching, header)
+    except Exception as error:  # an odd value: pydicom raises almost anything when it is read
+        return [], f"unrouted: its header cannot be read: {error!r}"
 
 
 def _order(

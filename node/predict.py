@@ -84,7 +84,8 @@ def _predict(
     source = read_files(uid, paths)
     uids = result_uids(input_fingerprint([source.sha256_by_sop]), model.fingerprint)
     result = pipeline.make_result([source], model, engine, uids, time.time(), on_stage)
-    name = str(uid) or hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
+    is_uid = 0 < len(uid) <= 64 and set(uid) <= set("0123456789.") and uid.strip(".") == uid
+    name = str(uid) if is_uid else hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
     files = [out / f"{name}.seg.dcm"]
     files[0].write_bytes(result.segmentation)
     if nifti:

@@ -96,6 +96,16 @@ class ModelSection(Section):
     orientation: Orientation | None = None
 
 
+def _require_pattern(keyword: str, wanted: str | int | float) -> None:
+    if isinstance(wanted, str) and wanted.startswith("~"):
+        try:
+            re.compile(wanted[1:])
+        except re.error as error:
+            raise ValueError(
+                f'when.{keyword}: "{wanted[1:]}" is not a regular expression: {error}'
+            ) from error
+
+
 class RouteSection(Section):
     name: str = Field(min_length=1)
     model: str
@@ -105,13 +115,8 @@ class RouteSection(Section):
     @model_validator(mode="after")
     def _patterns_compile(self) -> "RouteSection":
         for keyword, wanted in self.when.items():
-            if isinstance(wanted, str) and wanted.startswith("~"):
-                try:
-                    re.compile(wanted[1:])
-                except re.error as error:
-                    raise ValueError(
-                        f'when.{keyword}: "{wanted[1:]}" is not a regular expression: {error}'
-                    ) from error
+            for one in wanted if isinstance(wanted, tuple) else (wanted,):
+                _require_pattern(keyword, one)
         return self
 
 

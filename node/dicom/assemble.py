@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage
 
 from node.core.errors import SeriesRejected
@@ -62,7 +63,14 @@ def assemble(series: SourceSeries, rules: InputRules) -> Volume:
     """
     try:
         return _assemble(series, rules)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        BytesLengthException,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         # An element with an odd VM or a value that is no number: pydicom raises these late.
         raise SeriesRejected(f"a header of the Series makes no sense: {error}") from error
 
@@ -105,6 +113,9 @@ def _require_one_grid(instances: Sequence[Dataset]) -> None:
     first = instances[0]
     for other in instances[1:]:
         _require_same_orientation(first, other)
+        for keyword in ("PatientID", "StudyInstanceUID", "SOPClassUID"):
+            if first.get(keyword) != other.get(keyword):  # no values: no patient in a message
+                raise SeriesRejected(f"{keyword} of {_name(other)} is not that of {_name(first)}")
         for keyword in ("Rows", "Columns", "PixelSpacing", "FrameOfReferenceUID"):
             mine, theirs = first.get(keyword), other.get(keyword)
             if mine != theirs:
@@ -263,7 +274,10 @@ def _rescaled(instance: Dataset, shape: tuple[int, int]) -> NDArray[np.float32]:
         raise SeriesRejected(
             f"Pixel Data of {_name(instance)} is {stored.shape}, not {shape} (rows, columns)"
         )
-    slope = float(instance.get("RescaleSlope") or 1.0)
+    slope = instance.get("RescaleSlope")
+    slope = 1.0 if slope is None else float(slope)
+    if slope == 0.0:
+        raise SeriesRejected(f"RescaleSlope of {_name(instance)} is 0")
     intercept = float(instance.get("RescaleIntercept") or 0.0)
     return (stored * slope + intercept).astype(np.float32)
 

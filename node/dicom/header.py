@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
 
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 
 
@@ -45,13 +47,26 @@ def read_header(data_set: bytes, transfer_syntax_uid: str) -> InstanceHeader:
 
 def _parse(data_set: bytes, transfer_syntax_uid: str) -> Dataset:
     try:
-        return read_dataset(
+        parsed = read_dataset(
             BytesIO(data_set),
             is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
             is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
         )
+        for tag in parsed.keys():  # noqa: SIM118  # iterating over items would decode them
+            _require_whole(parsed.get_item(tag))
+        return parsed
+    except Undecodable:
+        raise
     except Exception as error:  # hostile bytes make the parser raise almost anything
         raise Undecodable(f"the data set cannot be parsed: {error!r}") from error
+
+
+def _require_whole(element: DataElement | RawDataElement) -> None:
+    """pydicom takes a value that ends with the bytes for a shorter one."""
+    if isinstance(element, RawDataElement) and element.length != _UNDEFINED_LENGTH:
+        held = len(element.value or b"")
+        if held < element.length:
+            raise Undecodable(f"{element.tag} ends after {held} of {element.length} bytes")
 
 
 def _uid(parsed: Dataset, keyword: str) -> str:

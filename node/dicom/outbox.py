@@ -32,9 +32,6 @@ class Outbox:
             )
         return [path]
 
-    def has_result(self, job: Job) -> bool:
-        return self._path(job).exists()
-
     def _path(self, job: Job) -> Path:
         return self._folder(job.id) / f"{job.result_uids.sop_instance_uid}.dcm"
 

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import Callable, Collection
 from typing import Any, Final, cast
 
@@ -25,6 +26,7 @@ OUT_OF_RESOURCES: Final = 0xA700
 DATA_SET_DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 
+STOP_SECONDS: Final = 2.0
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 # Deflated data sets grow a thousandfold when they are read; nobody sends them.
@@ -61,7 +63,7 @@ class StorageSCP:
     def start(self, host: str, port: int) -> int:
         """Begins to listen; port 0 takes a free one. Returns the port. Raises ConfigError."""
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, send_without_delay),
+            (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_C_STORE, self._on_c_store),
             (evt.EVT_ACCEPTED, _log_acceptance),
             (evt.EVT_REJECTED, _log_rejection),
@@ -76,8 +78,17 @@ class StorageSCP:
         return int(server.server_address[1])
 
     def stop(self) -> None:
-        """Stops listening and aborts what is still associated."""
-        self._ae.shutdown()
+        """Stops listening and aborts what is still associated; does not wait for silent peers."""
+        ending = threading.Thread(target=self._ae.shutdown, daemon=True)
+        ending.start()
+        ending.join(STOP_SECONDS)
+
+    def _on_connection(self, event: Event) -> None:
+        """Bounds the silence within a PDU, too: pynetdicom's own timeout ends where one begins."""
+        send_without_delay(event)
+        transport = event.assoc.dul.socket
+        if transport is not None and transport.socket is not None:
+            transport.socket.settimeout(self._ae.network_timeout)
 
     def _on_c_store(self, event: Event) -> int:
         request = cast(C_STORE, event.request)

@@ -20,7 +20,9 @@ from node.core.names import AETitle
 from node.dicom.scp import send_without_delay
 
 # Stored, with a remark: coercion, elements discarded, data set does not match SOP Class.
-STORED: Final = frozenset({0x0000, 0xB000, 0xB006, 0xB007})
+# 0x0111: it has this SOP Instance already (PS3.7 C.5.3), after a crash between its answer and us.
+STORED: Final = frozenset({0x0000, 0xB000, 0xB006, 0xB007, 0x0111})
+_PROCESSING_FAILURE: Final = 0x0110
 _PERMANENT_REJECTION: Final = 1  # PS3.8 9.3.4, Result
 
 
@@ -97,13 +99,16 @@ def _associated(
         send_without_delay(event)
 
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, on_connection)]
-    association = ae.associate(
-        peer.host,
-        peer.port,
-        [build_context(*context) for context in contexts],
-        ae_title=peer.ae_title,
-        evt_handlers=handlers,
-    )
+    try:
+        association = ae.associate(
+            peer.host,
+            peer.port,
+            [build_context(*context) for context in contexts],
+            ae_title=peer.ae_title,
+            evt_handlers=handlers,
+        )
+    except OSError as error:  # a name that cannot be resolved, for one
+        raise Temporary(f"{peer} cannot be reached: {error}") from error
     if not association.is_established:
         raise _not_associated(peer, association, reached.is_set())
     try:
@@ -164,4 +169,6 @@ def _require_answer(peer: Peer, status: Dataset) -> str:
         return f"stored, {words}"
     if 0xA700 <= code <= 0xA7FF:
         raise Temporary(f"{peer} is out of resources: {words}")
+    if code == _PROCESSING_FAILURE:
+        raise Temporary(f"{peer} failed to process it: {words}")
     raise Fatal(f"{peer} refused with status {words}; change it there, then resend")

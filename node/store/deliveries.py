@@ -93,6 +93,9 @@ class DeliveryStore:
         self, taken: Delivery, values: dict[str, object], now: float, event: str
     ) -> Job | None:
         with self._writing.begin() as connection:
+            (current,) = select_jobs(connection, job.c.id == taken.job_id)
+            if current.state is not JobState.SEGMENTED:  # cancelled or run again meanwhile
+                return None
             connection.execute(
                 update(delivery).where(delivery.c.id == taken.id, _OPEN).values(values)
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, and_, func, select, update
+from sqlalchemy import Connection, Engine, and_, select, update
 
 from node.core.errors import StaleState
 from node.core.job import Delivery, Job, JobEvent, JobState, LoggedEvent
@@ -37,11 +37,6 @@ class JobStore:
         """The Jobs that read this Series, the latest first."""
         with self._engine.connect() as connection:
             return jobs_of_series(connection, uid)
-
-    def count_by_state(self) -> dict[JobState, int]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(job.c.state, func.count()).group_by(job.c.state))
-            return {JobState(state): count for state, count in rows}
 
     def events(self, job_id: JobId) -> Sequence[LoggedEvent]:
         with self._engine.connect() as connection:

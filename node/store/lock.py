@@ -19,7 +19,10 @@ class DataFolderLock:
 
     def __enter__(self) -> Self:
         """Raises ConfigError where another process holds the folder."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ConfigError(f"node.data_dir: {error.filename}: {error.strerror}") from error
         try:
             _lock(descriptor)
         except OSError as error:

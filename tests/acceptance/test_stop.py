@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -43,7 +44,12 @@ def test_a_node_whose_peers_are_silent_stops_and_loses_nothing(tmp_path: Path) -
             ae.add_requested_context(Verification)
             idle = ae.associate("127.0.0.1", node.port)
             assert idle.is_established
-            with socket.create_connection(("127.0.0.1", node.port)):
+            with (
+                socket.create_connection(("127.0.0.1", node.port)),
+                socket.create_connection(("127.0.0.1", node.port)) as half,
+            ):
+                half.sendall(b"\x01\x00\x00")  # the beginning of a PDU, and silence
+                time.sleep(0.2)
                 assert node.terminate() == 0  # within 10 s
             (job,) = node.json("jobs", "list")
             assert job["state"] == "SEGMENTED"

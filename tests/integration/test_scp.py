@@ -115,6 +115,15 @@ def test_a_data_set_without_a_uid_that_identifies_it_gets_c000(
     assert keyword in next((tmp_path / "aside").glob("*.txt")).read_text()
 
 
+@pytest.mark.parametrize("missing", [2, 100, 400])
+def test_a_data_set_that_ends_early_gets_c000(tmp_path: Path, missing: int) -> None:
+    instance = make_series(slices=1)[0]
+    with _listening(tmp_path) as (inbox, port), _association(port) as association:
+        cut = _encoded(instance)[:-missing]
+        assert _send_raw(association, cut, str(instance.SOPInstanceUID)) == 0xC000
+        assert list(inbox.incoming()) == []
+
+
 def test_a_data_set_of_another_instance_than_announced_gets_a900(tmp_path: Path) -> None:
     instance = make_series(slices=1)[0]
     with _listening(tmp_path) as (inbox, port), _association(port) as association:

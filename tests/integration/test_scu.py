@@ -58,8 +58,10 @@ def test_success_and_its_warnings_mean_stored(status: int, files: list[Path]) ->
         assert send(files, peer, US) == f"stored, 0x{status:04X}"
 
 
-@pytest.mark.parametrize("status", [0xA700, 0xA701])
-def test_out_of_resources_is_for_later(status: int, files: list[Path]) -> None:
+@pytest.mark.parametrize("status", [0xA700, 0xA701, 0x0110])
+def test_out_of_resources_and_a_processing_failure_are_for_later(
+    status: int, files: list[Path]
+) -> None:
     with _peer(status) as peer, pytest.raises(Temporary, match=f"0x{status:04X}"):
         send(files, peer, US)
 
@@ -86,6 +88,16 @@ def test_a_peer_that_is_down_is_for_later(files: list[Path]) -> None:
         send(files, peer, US)
     with pytest.raises(Temporary, match="cannot be reached"):
         echo(peer, US)
+
+
+def test_a_name_that_cannot_be_resolved_is_for_later() -> None:
+    with pytest.raises(Temporary, match="cannot be reached"):
+        echo(Peer("pacs", AETitle("PACS"), "no-such-host.invalid", 104, 2.0), US)
+
+
+def test_an_instance_that_the_peer_has_already_is_stored(files: list[Path]) -> None:
+    with _peer(0x0111) as peer:
+        assert send(files, peer, US) == "stored, 0x0111"
 
 
 def test_a_peer_that_breaks_off_is_for_later(files: list[Path]) -> None:
