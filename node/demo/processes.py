@@ -52,12 +52,18 @@ def start(started: ExitStack, keep: bool, name: str, folder: Path, arguments: li
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=os.environ | {"TCP_NODELAY": "1"},
+            env=_own_environment(),
             start_new_session=keep,
         )
     one = Started(name, process, log)
     started.callback(_end, one, keep)
     return one
+
+
+def _own_environment() -> dict[str, str]:
+    """Ours, less the settings of another node that NODE_…__… variables would bring."""
+    ours = {k: v for k, v in os.environ.items() if not (k.startswith("NODE_") and "__" in k)}
+    return ours | {"TCP_NODELAY": "1"}
 
 
 def _end(one: Started, keep: bool) -> None:
