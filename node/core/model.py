@@ -1,7 +1,8 @@
 """A Model as the rest of the node sees it: what it accepts, what it finds, where it lies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +24,21 @@ class InputRules:
     max_extent_mm: float | None = None
 
 
+class Profile(StrEnum):
+    """How exactly a Model is run. All but exact change the answer, and say so in the result."""
+
+    EXACT = "exact"  # what nnU-Net does: mirrors, tiles that overlap by half
+    FAST = "fast"  # no mirrors
+    FASTEST = "fastest"  # no mirrors, tiles 0.8 of a patch apart, tiles wholly in air skipped
+
+
 @dataclass(frozen=True)
 class Model:
     """One nnU-Net v2 trained model folder with its model.toml.
 
     orientation: NIfTI letters of the training arrays, or "native". orientation_assumed: nobody
     said so, and nnU-Net does not record it. fingerprint: SHA-256 over all that shapes the answer.
+    previous_stage: of a cascade, the Model whose labels this one is given beside the image.
     """
 
     name: str
@@ -44,19 +54,41 @@ class Model:
     orientation_assumed: bool
     accepts: InputRules
     segments: tuple[Segment, ...]
+    profile: Profile = Profile.EXACT
+    previous_stage: "Model | None" = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a prediction is. done: 0 to 1. note: what a person should know, e.g. a fallback."""
+
+    done: float
+    note: str | None = None
+
+
+Tell = Callable[[Progress], None]  # raises to cancel the prediction
+
+
+def tell_nobody(progress: Progress) -> None:
+    """For those who do not watch."""
 
 
 class Segmenter(Protocol):
     """The one seam between DICOM and inference."""
 
-    def segment(self, volumes: Sequence[Volume]) -> LabelMap:
-        """Labels for one Volume per channel, all on one grid; the LabelMap lies on that grid."""
+    def segment(self, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
+        """Labels for one Volume per channel, all on one grid; the LabelMap lies on that grid.
+
+        What `tell` raises ends the prediction and is raised.
+        """
         ...
 
 
 class Engine(Protocol):
     """Places work on Segmenters."""
 
-    def segment(self, volumes: Sequence[Volume], model: Model) -> LabelMap:
+    def segment(
+        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+    ) -> LabelMap:
         """As Segmenter.segment, by the Model's Segmenter. Raises Temporary, Fatal."""
         ...

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from node.core.errors import Fatal, Temporary
-from node.core.model import Model, Segmenter
+from node.core.model import Model, Segmenter, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.inference import environment
 from node.inference.child import Child
@@ -67,7 +67,9 @@ class WorkerEngine:
             except Temporary as error:
                 raise Fatal(str(error)) from error
 
-    def segment(self, volumes: Sequence[Volume], model: Model) -> LabelMap:
+    def segment(
+        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+    ) -> LabelMap:
         """As Engine.segment. Raises Temporary when the worker dies or hangs; another one follows.
 
         Raises Fatal when the worker cannot load its models, RuntimeError with the worker's
@@ -117,7 +119,9 @@ class InProcessEngine:
         self._turn = threading.Lock()
         self._segmenters: dict[str, Segmenter] = {}  # by fingerprint
 
-    def segment(self, volumes: Sequence[Volume], model: Model) -> LabelMap:
+    def segment(
+        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+    ) -> LabelMap:
         """As Engine.segment. Raises ConfigError when the model cannot be loaded."""
         with self._turn:
             if model.fingerprint not in self._segmenters:
@@ -126,6 +130,6 @@ class InProcessEngine:
 
     def _load(self, model: Model) -> Segmenter:
         environment.prepare(self._threads)
-        from node.inference.predictor import NnunetSegmenter  # torch and nnunetv2: only now
+        from node.inference.segmenter import NnunetSegmenter  # torch and nnunetv2: only now
 
         return NnunetSegmenter(model, self._device, self._threads)

@@ -88,7 +88,7 @@ def _load(
     connection: Connection, models: Mapping[str, Model], device: str, threads: int
 ) -> dict[str, Segmenter]:
     environment.prepare(threads)
-    from node.inference.predictor import NnunetSegmenter  # torch and nnunetv2: seconds, not before
+    from node.inference.segmenter import NnunetSegmenter  # torch and nnunetv2: seconds, not before
 
     segmenters: dict[str, Segmenter] = {}
     for name, model in models.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from node.core.model import Model
 from node.core.volume import Volume, axis_map
 from node.inference.model import load_model
-from node.inference.predictor import NnunetSegmenter
+from node.inference.segmenter import NnunetSegmenter
 from tests.images import affine_of, axial_array, image_of, turned, volume_of
 from tests.model_factory import HIPPOCAMPUS, make_model_folder, noise_volume
 

@@ -20,7 +20,7 @@ from node.core.volume import Volume
 from node.inference.folder import read_json
 from node.inference.model import load_model
 from node.inference.network import build_network, load_weights, read_checkpoint
-from node.inference.predictor import NnunetSegmenter
+from node.inference.segmenter import NnunetSegmenter
 from tests.images import volume_of
 from tests.model_factory import HIPPOCAMPUS, axial_affine, make_model_folder, noise_volume
 
@@ -225,7 +225,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         "torch.nn.modules.module.warnings.sys.exit",
         "torch.nn.functional.conv3d",
         "dynamic_network_architectures.architectures.unet.torch.load",
-        "node.inference.predictor.NnunetSegmenter",
+        "node.inference.segmenter.NnunetSegmenter",
         ["torch.nn.Conv3d"],
     ],
 )

@@ -8,7 +8,9 @@ import contextlib
 import io
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from node.core.errors import ConfigError, Fatal, SeriesRejected
-from node.core.model import Model
+from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume, axis_map
 from node.inference.environment import cores
 from node.inference.folder import DATASET, PLANS, checkpoint_path, fingerprint, read_json
@@ -30,6 +32,16 @@ _SPACING_DECIMALS = 6  # of mm
 
 
 _SMALL_PATCH = 2**18  # voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    volumes: tuple[Volume, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    label_map: LabelMap
 
 
 class PredictionFailed(Exception):
@@ -44,7 +56,14 @@ class NnunetSegmenter:
     it was loaded.
     """
 
-    def __init__(self, model: Model, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: str = "auto",
+        threads: int = 0,
+        backend: str = "auto",
+        cache: Path | None = None,
+    ) -> None:
         _refuse_changed_files(model)
         torch.set_num_threads(cores(threads))
         self._model = model
@@ -52,14 +71,39 @@ class NnunetSegmenter:
         with _silence():
             self._predictor = _predictor(model, _device(device))
 
-    def segment(self, volumes: Sequence[Volume]) -> LabelMap:
+    @property
+    def footprint_bytes(self) -> int:
+        """What the model holds of its device's memory while it rests, measured."""
+        return sum(p.numel() * p.element_size() for p in self._predictor.network.parameters())
+
+    def segment(self, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
         """As Segmenter.segment; turns the grid as the model was trained and the labels back."""
+        return self.finish(self.predict(self.prepare(volumes), tell))
+
+    def prepare(self, volumes: Sequence[Volume]) -> Prepared:
+        """The first of three steps, on the CPU: what the network will see."""
         self._check(volumes)
+        return Prepared(tuple(volumes))
+
+    def predict(self, prepared: Prepared, tell: Tell = tell_nobody) -> Predicted:
+        """The second, on the model's device; one at a time."""
+        volumes = prepared.volumes
         turn = axis_map(volumes[0].affine, self._model.orientation)
         turned = [turn.apply(volume) for volume in volumes]
         channels = np.stack([volume.array for volume in turned], dtype=np.float32)
+        tell(Progress(0.0))
         labels = self._predict(channels, turned[0].spacing_mm)
-        return LabelMap(turn.undo(labels), volumes[0].affine, volumes[0].frame_of_reference_uid)
+        tell(Progress(1.0))
+        return Predicted(
+            LabelMap(turn.undo(labels), volumes[0].affine, volumes[0].frame_of_reference_uid)
+        )
+
+    def finish(self, predicted: Predicted) -> LabelMap:
+        """The third: labels on the Volumes' grid."""
+        return predicted.label_map
+
+    def close(self) -> None:
+        """Frees the device's memory. The Segmenter is not used again."""
 
     def warm_up(self) -> None:
         """One real prediction, of one patch of noise and without mirrors: what is slow once."""
