@@ -1,0 +1,152 @@
+"""OpenVINO on the CPU, in float32: about twice as fast as torch there.
+
+A network is converted once and kept as OpenVINO's own files in the cache folder, under the
+fingerprint of all that it is made of.
+"""
+
+import hashlib
+import json
+import shutil
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+
+import openvino
+import structlog
+import torch
+from torch import nn
+
+_IN_FLIGHT = 2  # requests: one computes, the next has its input already
+_XML, _BIN, _SUMS = "network.xml", "network.bin", "sha256.json"
+_AGREES = 1e-3  # largest difference to torch on noise, relative to the largest logit
+
+log = structlog.get_logger()
+
+
+class OpenVinoNetwork:
+    """A Network compiled for one patch size."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: openvino.Model, threads: int) -> None:
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            # One stream on all cores: two streams are no faster, and their longer sums in the
+            # instance norms are less exact. Pinned to a core that others use, it would wait.
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._requests = [compiled.create_infer_request() for _ in range(_IN_FLIGHT)]
+
+    def run(self, patches: Iterable[torch.Tensor], batch: int) -> Generator[torch.Tensor]:
+        """As Network.run. Patches go one by one, whatever `batch` says."""
+        waiting, idle = iter(patches), list(self._requests)
+        flying: deque[openvino.InferRequest] = deque()
+        try:
+            while True:
+                while idle and (patch := next(waiting, None)) is not None:
+                    flying.append(_started(idle.pop(), patch))
+                if not flying:
+                    return
+                request = flying.popleft()
+                request.wait()
+                yield torch.from_numpy(request.get_output_tensor().data[0])
+                idle.append(request)
+        finally:
+            for request in flying:  # the consumer gave up
+                request.wait()
+
+    def close(self) -> None:
+        """As Network.close."""
+        self._requests = []
+
+
+def _started(request: openvino.InferRequest, patch: torch.Tensor) -> openvino.InferRequest:
+    request.start_async([patch[None].contiguous().numpy()], share_inputs=True)
+    return request
+
+
+def load(
+    build: Callable[[], nn.Module],
+    input_shape: tuple[int, ...],
+    threads: int,
+    cache: Path | None,
+    key: str,
+) -> OpenVinoNetwork:
+    """The network for inputs (channel, *patch); `build` makes torch's where none is cached.
+
+    cache: where converted networks are kept, or None. key: names the module's weights and
+    architecture.
+    """
+    name = hashlib.sha256(f"{key} {input_shape} {openvino.__version__}".encode()).hexdigest()[:32]
+    kept = cache / name if cache else None
+    if kept is not None and _is_whole(kept):
+        return OpenVinoNetwork(openvino.Core().read_model(kept / _XML), threads)
+    module = build().eval()
+    model = convert(module, input_shape)
+    network = OpenVinoNetwork(model, threads)
+    require_agreement(network, module, input_shape)
+    if kept is not None:
+        _keep(model, kept)
+    return network
+
+
+class Disagrees(Exception):
+    """The converted network answers otherwise than torch's."""
+
+
+def convert(module: nn.Module, input_shape: tuple[int, ...]) -> openvino.Model:
+    """A torch module as an OpenVINO model for one input of (channel, *patch)."""
+    shape = (1, *input_shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", message="Converting a tensor")  # the shape is constant
+        model = openvino.convert_model(module, example_input=torch.zeros(shape))
+    model.reshape(list(shape))
+    return model
+
+
+def require_agreement(
+    network: OpenVinoNetwork, module: nn.Module, input_shape: tuple[int, ...]
+) -> None:
+    """Compares both on noise once, when converted. Raises Disagrees."""
+    noise = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = module(noise[None])[0]
+    (found,) = (prediction.clone() for prediction in network.run([noise], 1))
+    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    if not difference < _AGREES:
+        raise Disagrees(f"OpenVINO's logits differ from torch's by {difference:.1e} of the largest")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the files are those that were written: wrong weights would be a wrong answer."""
+    try:
+        sums: dict[str, str] = json.loads((folder / _SUMS).read_text())
+        return all(_sha256(folder / name) == sums[name] for name in (_XML, _BIN))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _keep(model: openvino.Model, folder: Path) -> None:
+    """Written beside and renamed. A cache that cannot be written only costs time."""
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        beside.mkdir(parents=True)
+        openvino.save_model(model, beside / _XML, compress_to_fp16=False)
+        sums = {name: _sha256(beside / name) for name in (_XML, _BIN)}
+        (beside / _SUMS).write_text(json.dumps(sums))
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.replace(folder)
+    except (OSError, RuntimeError) as error:
+        log.warning("the converted network is not kept", folder=str(folder), error=str(error))
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,164 @@
+"""A preprocessed case through a model's networks: tiles, mirrors, folds; one tensor of logits."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from node.core.model import Profile, Progress, Tell
+from node.inference.backends import Network
+from node.inference.plans import Plan
+from node.inference.preprocess import Case
+from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles
+
+_TILE_STEP = {Profile.EXACT: 0.5, Profile.FAST: 0.5, Profile.FASTEST: 0.8}  # of the patch
+_CPU = torch.device("cpu")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a case, from fast to frugal.
+
+    batch: patches at a time. results: where the logits are added up. on_cpu: the networks, too.
+    """
+
+    batch: int
+    results: torch.device
+    on_cpu: bool = False
+
+    def __str__(self) -> str:
+        if self.on_cpu:
+            return "the network on the CPU"
+        where = "the CPU" if self.results.type == "cpu" else "the GPU"
+        return f"{self.batch} tiles at a time, logits on {where}"
+
+
+class Predictor:
+    """The networks of one model, one per fold, resident on one device.
+
+    mirror_axes: spatial axes (from 0) that training mirrored, or None. batch: patches at a time.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        networks: Sequence[Network],
+        mirror_axes: Sequence[int] | None,
+        profile: Profile,
+        batch: int = 1,
+    ) -> None:
+        self._plan, self._networks, self._batch = plan, list(networks), batch
+        self._flips = mirrors(mirror_axes if profile is Profile.EXACT else None)
+        self._step = _TILE_STEP[profile]
+        self._skips_air = profile is Profile.FASTEST
+
+    @torch.inference_mode()
+    def logits(self, case: Case, tell: Tell) -> torch.Tensor:
+        """Half precision (head, slice, row, column) on the grid of case.image.
+
+        On the networks' device, or on the CPU where that has no room. Raises torch's
+        OutOfMemoryError or MemoryError where nothing has, and what `tell` raises.
+        """
+        ways = self._ways()
+        for way, frugal in zip(ways, [*ways[1:], None], strict=True):
+            try:
+                return self._all_folds(case, way, tell)
+            except (RuntimeError, MemoryError) as error:
+                if frugal is None or not is_out_of_memory(error):
+                    raise
+                note = f"out of memory with {way}; tried again with {frugal}"
+                log.warning(note, error=str(error).splitlines()[0])
+            # Here, not in the handler: its traceback would keep every tensor of the failed way.
+            _free_cached_memory()
+            tell(Progress(0.0, note))
+        raise AssertionError("the last way returns or raises")
+
+    def _ways(self) -> list[Way]:
+        """The usual one first. The next case begins with it again."""
+        device = self._networks[0].device
+        batches = sorted({self._batch, 1}, reverse=True)
+        if device.type == "cpu":
+            return [Way(batch, _CPU) for batch in batches]
+        ways = [*(Way(batch, device) for batch in batches), Way(1, _CPU)]
+        movable = all(hasattr(network, "on_cpu") for network in self._networks)
+        return [*ways, Way(1, _CPU, on_cpu=True)] if movable else ways
+
+    def _all_folds(self, case: Case, way: Way, tell: Tell) -> torch.Tensor:
+        count = len(self._networks)
+        mean = self._one_fold(self._networks[0], case, way, _part(tell, 0, count))
+        for number, network in enumerate(self._networks[1:], start=1):
+            fold = self._one_fold(network, case, way, _part(tell, number, count))
+            mean = mean.cpu().add_(fold.cpu())  # where nnU-Net adds them
+        return mean.div_(count) if count > 1 else mean
+
+    def _one_fold(self, network: Network, case: Case, way: Way, tell: Tell) -> torch.Tensor:
+        if way.on_cpu:
+            network = _moved(network)
+        image, inside = pad(case.image.to(way.results), self._plan.patch_size)
+        places = tiles(image.shape[1:], self._plan.patch_size, self._step)
+        shown = list(not_air(image, places, case.air)) if self._skips_air else places
+        total = Sum.empty(self._plan.heads.count, image.shape[1:], way.results)
+        weight = gaussian(self._plan.patch_size, way.results)
+        with closing(self._mirrored(network, image, shown, way)) as predictions:
+            for number, (tile, prediction) in enumerate(predictions):
+                total.add(tile, prediction.to(way.results), weight)
+                tell(Progress((number + 1) / len(shown)))
+        background = None if len(shown) == len(places) else self._background()
+        return total.mean(background)[:, *inside]
+
+    def _mirrored(
+        self, network: Network, image: torch.Tensor, places: Sequence[Tile], way: Way
+    ) -> Generator[tuple[Tile, torch.Tensor]]:
+        """Each tile with the mean of its mirrored predictions, summed in nnU-Net's order."""
+        with closing(network.run(self._patches(image, places), way.batch)) as predictions:
+            for tile in places:
+                mean = next(predictions)
+                if len(self._flips) > 1:
+                    mean = mean.clone()  # the next prediction takes its place
+                    for axes in self._flips[1:]:
+                        mean += torch.flip(next(predictions), axes)
+                    mean /= len(self._flips)
+                yield tile, mean
+
+    def _patches(self, image: torch.Tensor, places: Sequence[Tile]) -> Iterator[torch.Tensor]:
+        for tile in places:
+            patch = image[:, *tile].reshape(len(image), *self._plan.patch_size)
+            for axes in self._flips:
+                yield torch.flip(patch, axes)
+
+    def _background(self) -> list[float]:
+        """Logits of a voxel where nothing is: the first head wins, or no region is painted."""
+        heads = self._plan.heads
+        first = 1.0 if heads.regions_class_order is None else -1.0
+        return [first, *[-1.0] * (heads.count - 1)]
+
+
+def _part(tell: Tell, number: int, count: int) -> Tell:
+    """Progress within one of `count` folds as progress of the whole."""
+
+    def tell_part(progress: Progress) -> None:
+        tell(Progress((number + progress.done) / count, progress.note))
+
+    return tell_part
+
+
+def _moved(network: Network) -> Network:
+    on_cpu: Callable[[], Network] = network.on_cpu  # type: ignore[attr-defined]
+    return on_cpu()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was wanting; torch, cuDNN and OpenVINO each say it their way."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _free_cached_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,164 @@
+"""One trained configuration, resident on a device: arrays in, logits, labels out.
+
+Most models are one stage; a cascade is two.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+from node.core.errors import ConfigError
+from node.core.model import Model, Tell
+from node.inference.backends import Network
+from node.inference.backends.torch_network import TorchNetwork
+from node.inference.crew import Crew
+from node.inference.export import export
+from node.inference.folder import PLANS, checkpoint_path
+from node.inference.network import Checkpoint, build_network, load_weights, read_checkpoint
+from node.inference.plans import Plan, read_plan
+from node.inference.predictor import Predictor
+from node.inference.preprocess import Case, preprocess
+
+_GPU_BATCH_VOXELS = 2**21  # one patch of 128³; smaller patches go several at a time
+_GPU_LARGEST_BATCH = 8
+
+log = structlog.get_logger()
+
+
+class Stage:
+    """The plan and the networks of one Model. Raises ConfigError where they cannot be used.
+
+    backend: "torch", "openvino" or "auto". cache: where converted networks are kept.
+    """
+
+    def __init__(
+        self, model: Model, device: torch.device, threads: int, backend: str, cache: Path | None
+    ) -> None:
+        self.plan = read_plan(model.folder, model.configuration)
+        checkpoints = [
+            read_checkpoint(checkpoint_path(model.folder, fold, model.checkpoint_name))
+            for fold in model.folds
+        ]
+        self._networks = _networks(model, self.plan, checkpoints, device, threads, backend, cache)
+        self._predictor = Predictor(
+            self.plan,
+            self._networks,
+            checkpoints[0].mirror_axes,
+            model.profile,
+            _batch(self.plan, device),
+        )
+        self._crew = Crew(threads)
+
+    def prepare(
+        self,
+        arrays: Sequence[NDArray[np.float32]],
+        spacing_mm: Sequence[float],
+        previous: NDArray[np.generic] | None = None,
+    ) -> Case:
+        """As preprocess.preprocess."""
+        return preprocess(arrays, spacing_mm, self.plan, previous)
+
+    def logits(self, case: Case, tell: Tell) -> torch.Tensor:
+        """As Predictor.logits."""
+        return self._predictor.logits(case, tell)
+
+    def labels(self, logits: torch.Tensor, case: Case) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Labels (slice, row, column) in the axis order of the arrays that were prepared."""
+        found = export(logits, case, self.plan.logits_rule, self.plan.heads, self._crew).numpy()
+        numbers = found.view(np.uint16) if self.plan.heads.needs_16_bits else found
+        return numbers.transpose(self.plan.transpose_backward)
+
+    def warm_up(self) -> None:
+        """One patch of noise through each network."""
+        noise = torch.rand(self.plan.input_channels, *self.plan.patch_size)
+        for network in self._networks:
+            for _ in network.run([noise], 1):
+                pass
+
+    def close(self) -> None:
+        """Frees what the stage holds."""
+        for network in self._networks:
+            network.close()
+        self._crew.close()
+
+
+def _networks(
+    model: Model,
+    plan: Plan,
+    checkpoints: Sequence[Checkpoint],
+    device: torch.device,
+    threads: int,
+    backend: str,
+    cache: Path | None,
+) -> list[Network]:
+    modules = [
+        partial(_module, model, plan, fold, checkpoint)
+        for fold, checkpoint in zip(model.folds, checkpoints, strict=True)
+    ]
+    if use_openvino(backend, device):
+        try:
+            return _openvino_networks(model, plan, modules, threads, cache)
+        except ConfigError:
+            raise
+        except Exception as error:  # the converter raises whatever it likes
+            if backend == "openvino":
+                raise ConfigError(f"{model.folder}: OpenVINO cannot run it: {error}") from error
+            log.warning("OpenVINO cannot run the model; torch does", model=model.name, error=error)
+    return [TorchNetwork(build(), device) for build in modules]
+
+
+def _openvino_networks(
+    model: Model,
+    plan: Plan,
+    modules: Sequence[partial[torch.nn.Module]],
+    threads: int,
+    cache: Path | None,
+) -> list[Network]:
+    from node.inference.backends import openvino_network
+
+    shape = (plan.input_channels, *plan.patch_size)
+    return [
+        openvino_network.load(build, shape, threads, cache, f"{model.fingerprint} fold {fold}")
+        for fold, build in zip(model.folds, modules, strict=True)
+    ]
+
+
+def _module(model: Model, plan: Plan, fold: str, checkpoint: Checkpoint) -> torch.nn.Module:
+    network = build_network(
+        plan.architecture, plan.input_channels, plan.heads.count, model.folder / PLANS
+    )
+    load_weights(network, checkpoint, checkpoint_path(model.folder, fold, model.checkpoint_name))
+    return network
+
+
+def use_openvino(backend: str, device: torch.device) -> bool:
+    """Raises ConfigError where it was asked for and cannot be."""
+    if backend == "torch":
+        return False
+    if device.type != "cpu":
+        if backend == "openvino":
+            raise ConfigError(f'inference.backend = "openvino" runs on the CPU, not on {device}')
+        return False
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        if backend == "openvino":
+            raise ConfigError(
+                'inference.backend = "openvino", but it is not installed: '
+                'pip install "segnode[openvino]"'
+            ) from error
+        return False
+    return True
+
+
+def _batch(plan: Plan, device: torch.device) -> int:
+    """Patches at a time: on a GPU small ones leave it idle, on a CPU one fills the cores."""
+    if device.type == "cpu":
+        return 1
+    fit = _GPU_BATCH_VOXELS // int(np.prod(plan.patch_size))
+    return max(1, min(fit, _GPU_LARGEST_BATCH))
