@@ -27,7 +27,9 @@ RUN torch=$(sed -n 's/^torch==//p' constraints.txt) \
     esac \
     && venv/bin/pip install $PIP_ARGS --no-deps "$want"
 # The dependencies without our own code: a change of it leaves this layer as it is.
-RUN venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+# With them what makes a CPU fast, or what watches a GPU.
+RUN extra=$(test "$TORCH" = cpu && echo openvino || echo cuda) \
+    && venv/bin/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*project["dependencies"], *project["optional-dependencies"][sys.argv[1]], sep="\n")' "$extra" > requirements.txt \
     && venv/bin/pip install $PIP_ARGS -c constraints.txt -r requirements.txt
 COPY README.md LICENSE NOTICE ./
 COPY node node

@@ -9,6 +9,7 @@ import torch
 
 from node.core.model import Profile, Progress, Tell
 from node.inference.backends import Network
+from node.inference.messages import is_out_of_memory
 from node.inference.plans import Plan
 from node.inference.preprocess import Case
 from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles
@@ -149,14 +150,6 @@ def _part(tell: Tell, number: int, count: int) -> Tell:
 def _moved(network: Network) -> Network:
     on_cpu: Callable[[], Network] = network.on_cpu  # type: ignore[attr-defined]
     return on_cpu()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was wanting; torch, cuDNN and OpenVINO each say it their way."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _free_cached_memory() -> None:

@@ -3,9 +3,11 @@
 Most models are one stage; a cascade is two.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -67,8 +69,8 @@ class Stage:
         """As Predictor.logits."""
         return self._predictor.logits(case, tell)
 
-    def labels(self, logits: torch.Tensor, case: Case) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Labels (slice, row, column) in the axis order of the arrays that were prepared."""
+    def labels(self, logits: torch.Tensor, case: Case) -> NDArray[Any]:
+        """uint8 or uint16 labels (slice, row, column), the axes as in the arrays prepared."""
         found = export(logits, case, self.plan.logits_rule, self.plan.heads, self._crew).numpy()
         numbers = found.view(np.uint16) if self.plan.heads.needs_16_bits else found
         return numbers.transpose(self.plan.transpose_backward)
@@ -122,10 +124,25 @@ def _openvino_networks(
     from node.inference.backends import openvino_network
 
     shape = (plan.input_channels, *plan.patch_size)
+    example = _smallest_input(plan)
     return [
-        openvino_network.load(build, shape, threads, cache, f"{model.fingerprint} fold {fold}")
+        openvino_network.load(
+            build, shape, threads, cache, f"{model.fingerprint} fold {fold}", example
+        )
         for fold, build in zip(model.folds, modules, strict=True)
     ]
+
+
+def _smallest_input(plan: Plan) -> tuple[int, ...] | None:
+    """A U-Net takes any patch that its strides divide; of other networks nobody knows."""
+    strides = plan.architecture["arch_kwargs"].get("strides")
+    if not strides:
+        return None
+    together = np.prod(
+        np.broadcast_to(np.array(strides).T, (len(plan.patch_size), len(strides))), 1
+    )
+    smallest = [min(2 * int(n), size) for n, size in zip(together, plan.patch_size, strict=True)]
+    return plan.input_channels, *smallest
 
 
 def _module(model: Model, plan: Plan, fold: str, checkpoint: Checkpoint) -> torch.nn.Module:
@@ -144,16 +161,14 @@ def use_openvino(backend: str, device: torch.device) -> bool:
         if backend == "openvino":
             raise ConfigError(f'inference.backend = "openvino" runs on the CPU, not on {device}')
         return False
-    try:
-        import openvino  # noqa: F401
-    except ImportError as error:
-        if backend == "openvino":
-            raise ConfigError(
-                'inference.backend = "openvino", but it is not installed: '
-                'pip install "segnode[openvino]"'
-            ) from error
-        return False
-    return True
+    if importlib.util.find_spec("openvino") is not None:
+        return True
+    if backend == "openvino":
+        raise ConfigError(
+            'inference.backend = "openvino", but it is not installed: '
+            'pip install "segnode[openvino]"'
+        )
+    return False
 
 
 def _batch(plan: Plan, device: torch.device) -> int:

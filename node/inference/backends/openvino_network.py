@@ -7,20 +7,29 @@ fingerprint of all that it is made of.
 import hashlib
 import json
 import shutil
+import sys
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-import openvino
 import structlog
 import torch
 from torch import nn
 
+# Converting a model sends usage data to the maker, unasked. Nothing here may: without the package
+# that sends, OpenVINO does without.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino  # noqa: E402
+
+from node.inference.backends.instance_norm import exact_instance_norms  # noqa: E402
+
 _IN_FLIGHT = 2  # requests: one computes, the next has its input already
 _XML, _BIN, _SUMS = "network.xml", "network.bin", "sha256.json"
-_AGREES = 1e-3  # largest difference to torch on noise, relative to the largest logit
+_LAYOUT = 1  # of what is cached; another number makes it anew
+_AGREES = 1e-4  # largest difference to torch on noise, relative to the largest logit
 
 log = structlog.get_logger()
 
@@ -34,8 +43,7 @@ class OpenVinoNetwork:
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
-            # One stream on all cores: two streams are no faster, and their longer sums in the
-            # instance norms are less exact. Pinned to a core that others use, it would wait.
+            # One stream on all cores: two are no faster. Pinned to a core in use, it waits.
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,
         }
@@ -76,18 +84,21 @@ def load(
     threads: int,
     cache: Path | None,
     key: str,
+    example: tuple[int, ...] | None = None,
 ) -> OpenVinoNetwork:
     """The network for inputs (channel, *patch); `build` makes torch's where none is cached.
 
     cache: where converted networks are kept, or None. key: names the module's weights and
-    architecture.
+    architecture. example: as convert takes it.
     """
-    name = hashlib.sha256(f"{key} {input_shape} {openvino.__version__}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(
+        f"{_LAYOUT} {key} {input_shape} {openvino.__version__}".encode()
+    ).hexdigest()[:32]
     kept = cache / name if cache else None
     if kept is not None and _is_whole(kept):
         return OpenVinoNetwork(openvino.Core().read_model(kept / _XML), threads)
     module = build().eval()
-    model = convert(module, input_shape)
+    model = convert(module, input_shape, example)
     network = OpenVinoNetwork(model, threads)
     require_agreement(network, module, input_shape)
     if kept is not None:
@@ -99,13 +110,21 @@ class Disagrees(Exception):
     """The converted network answers otherwise than torch's."""
 
 
-def convert(module: nn.Module, input_shape: tuple[int, ...]) -> openvino.Model:
-    """A torch module as an OpenVINO model for one input of (channel, *patch)."""
+def convert(
+    module: nn.Module, input_shape: tuple[int, ...], example: tuple[int, ...] | None = None
+) -> openvino.Model:
+    """A torch module as an OpenVINO model for one input of (channel, *patch).
+
+    example: a smaller shape that the module takes, too: to trace it takes a run or two.
+    """
     shape = (1, *input_shape)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", message="Converting a tensor")  # the shape is constant
-        model = openvino.convert_model(module, example_input=torch.zeros(shape))
+        model = openvino.convert_model(
+            module, example_input=torch.zeros(1, *(example or input_shape))
+        )
     model.reshape(list(shape))
+    exact_instance_norms(model)
     return model
 
 
