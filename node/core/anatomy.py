@@ -19,7 +19,8 @@ TISSUE = Code("85756007", "SCT", "Tissue")  # PS3.16 CID 7150, for labels nobody
 class Segment:
     """One label of a Model: what it is called, what it is, how it is shown.
 
-    number: the value in the LabelMap. colour: sRGB, 0–255 each.
+    number: the value in the LabelMap. colour: sRGB, 0–255 each. guessed: the codes come from the
+    label's name, and nobody has confirmed them yet.
     """
 
     number: int
@@ -29,3 +30,4 @@ class Segment:
     colour: tuple[int, int, int]
     region: Code | None = None
     laterality: Code | None = None
+    guessed: bool = False

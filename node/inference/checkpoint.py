@@ -1,12 +1,17 @@
 """What a checkpoint says about itself, read without torch and without running anything in it."""
 
+import json
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from node.core.errors import ConfigError
+
+SAFETENSORS = ".safetensors"
+FORMAT = "segnode-1"  # the metadata that stand in our safetensors files
 
 _LARGEST_HEADER = 256 * 2**20  # bytes; the weights are not in it
 
@@ -36,6 +41,8 @@ def trained_configuration(path: Path) -> str:
 
     It stands in the checkpoint's init_args and nowhere else for certain. Raises ConfigError.
     """
+    if path.suffix == SAFETENSORS:
+        return read_metadata(path)["configuration"]
     try:
         with zipfile.ZipFile(path) as archive:
             checkpoint = _read_header(archive)
@@ -53,3 +60,23 @@ def _read_header(archive: zipfile.ZipFile) -> Any:
         raise ValueError(f"its data.pkl claims {header.file_size} bytes")
     with archive.open(header) as file:
         return _InertUnpickler(file).load()
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `segnode models add` wrote beside the weights of a safetensors file.
+
+    The file begins with the length of its JSON header, 8 bytes, little-endian. Raises ConfigError.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _LARGEST_HEADER:
+                raise ValueError(f"its header claims {length} bytes")
+            metadata = json.loads(file.read(length))["__metadata__"]
+        if metadata["format"] != FORMAT or not isinstance(metadata["configuration"], str):
+            raise ValueError(f"its format is not {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: is not a checkpoint that `segnode models add` wrote: {error!r}"
+        ) from error
+    return {str(key): str(value) for key, value in metadata.items()}

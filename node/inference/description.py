@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from node.core.anatomy import Code
 from node.core.config import Orientation, Section, read_toml, refusal
-from node.core.model import InputRules
+from node.core.model import InputRules, Profile
 
 # PS3.5 6.2: LO holds 64 characters, SH 16, neither a backslash.
 Long = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]*$")]
@@ -29,6 +29,7 @@ class SegmentSection(Section):
     type: CodeSection
     region: CodeSection | None = None
     laterality: CodeSection | None = None
+    guessed: bool = False  # from the label's name; a person who confirms it takes the line out
     colour: str | None = Field(None, pattern=r"^#[0-9A-Fa-f]{6}$")
 
 
@@ -65,6 +66,7 @@ class Description(Section):
     name: Long | None = None
     version: Long | None = None
     orientation: Orientation | None = None
+    profile: Profile | None = None
     input: InputSection = InputSection()
     segments: dict[str, SegmentSection] = Field({})
 

@@ -116,6 +116,7 @@ def _segment(number: int, name: str, described: SegmentSection | None) -> Segmen
         colour=_rgb(described.colour) if described.colour else colour,
         region=described.region.code() if described.region else None,
         laterality=described.laterality.code() if described.laterality else None,
+        guessed=described.guessed,
     )
 
 

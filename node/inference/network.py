@@ -4,6 +4,8 @@ Checkpoints are read with weights_only=True, and the network is built from the p
 classes are never imported.
 """
 
+import inspect
+import json
 import pickle
 import pydoc
 import re
@@ -13,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from safetensors import SafetensorError
 from torch import nn
 
 from node.core.errors import ConfigError
+from node.inference.checkpoint import SAFETENSORS, read_metadata
 
 _ALLOWED_PACKAGES = ("dynamic_network_architectures.", "torch.nn.")
+_U_NETS = "dynamic_network_architectures.architectures.unet"
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # left by DistributedDataParallel and compile
 
 
@@ -33,10 +39,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint as training wrote it; nothing in it is run.
+    """A checkpoint as training or `segnode models add` wrote it; nothing in it is run.
 
     Raises ConfigError for one that is damaged or names anything but tensors and plain numbers.
     """
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(_harmless()):
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -61,6 +69,24 @@ def _checkpoint(tree: Any) -> Checkpoint:
         mirror_axes=tuple(int(axis) for axis in axes) if axes else None,
         trainer=str(tree.get("trainer_name", "")),
     )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    metadata = read_metadata(path)
+    try:
+        mapped = safetensors.torch.load_file(path)
+        weights = {name: tensor.clone() for name, tensor in mapped.items()}
+        weights |= {name: weights[as_] for name, as_ in json.loads(metadata["same"]).items()}
+        axes = json.loads(metadata["inference_allowed_mirroring_axes"])
+        return Checkpoint(
+            weights=weights,
+            mirror_axes=tuple(int(axis) for axis in axes) if axes else None,
+            trainer=metadata["trainer_name"],
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: is damaged: {error!r}; add the model again with `segnode models add`"
+        ) from error
 
 
 def _harmless() -> list[Any]:
@@ -88,14 +114,31 @@ def build_network(
         imported = list(architecture["_kw_requires_import"])
         for class_name in [name, *(arguments[key] for key in imported)]:
             _refuse_foreign_class(class_name, plans_path)
+        name = _moved(name)
         network: nn.Module = get_network_from_plans(
-            name, arguments, imported, channels, heads, allow_init=False, deep_supervision=False
+            name, arguments, imported, channels, heads, False, _deep_supervision(name)
         )
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except Exception as error:  # the plans' arguments reach other people's constructors
         raise ConfigError(f"{plans_path}: describes no network: {error!r}") from error
     return network.eval()
+
+
+def _moved(name: str) -> str:
+    """Where the class lies today: nnU-Net's names for older plans are those of older packages.
+
+    nnU-Net itself looks through the whole package, which imports all that it could need.
+    """
+    today = f"{_U_NETS}.{name.rpartition('.')[2]}"
+    return today if pydoc.locate(name) is None and pydoc.locate(today) is not None else name
+
+
+def _deep_supervision(name: str) -> bool | None:
+    """Off where the network's class has that switch; None, unsaid, where it has not (Primus)."""
+    found = pydoc.locate(name)
+    known = inspect.signature(found).parameters if inspect.isclass(found) else {}
+    return None if known and "deep_supervision" not in known else False
 
 
 def _refuse_foreign_class(name: Any, plans_path: Path) -> None:
