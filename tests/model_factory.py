@@ -19,6 +19,7 @@ from node.inference.network import build_network
 HIPPOCAMPUS = Path(__file__).parents[1] / "config" / "models" / "hippocampus"  # the real one
 TWO_LABELS = {"background": 0, "one": 1, "two": 2}
 CONFIGURATION = "3d_fullres"
+FIRST_STAGE, SECOND_STAGE = "3d_lowres", "3d_cascade_fullres"
 
 
 def make_model_folder(
@@ -34,13 +35,26 @@ def make_model_folder(
     folds: Sequence[str] = ("0",),
     features: tuple[int, ...] = (4, 8),
     seed: int = 0,
+    ct_intensities: Mapping[str, float] | None = None,
+    balanced_on: NDArray[np.float32] | None = None,
+    residual: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes plans.json, dataset.json and a checkpoint per fold; returns `path`.
 
-    patch and spacing (mm) have the plans' axis order, after transpose_forward. On noise, every
-    label is about as frequent as every other.
+    patch and spacing (mm) have the plans' axis order, after transpose_forward. On noise, or on
+    the patches (number, channel, …) of `balanced_on` as the network sees them, every label is
+    about as frequent as every other. ct_intensities: for CTNormalization in place of the z-score.
+    residual: a residual encoder. settings: more of the configuration in plans.json.
     """
     plans = _plans(patch, spacing, transpose_forward, channels, features)
+    configuration = plans["configurations"][CONFIGURATION]
+    if residual:
+        configuration["architecture"] = _residual(configuration["architecture"])
+    configuration.update(settings or {})
+    if ct_intensities:
+        plans["foreground_intensity_properties_per_channel"]["0"] = dict(ct_intensities)
+        plans["configurations"][CONFIGURATION]["normalization_schemes"] = ["CTNormalization"]
     dataset: dict[str, Any] = {
         "channel_names": {str(number): f"channel {number}" for number in range(channels)},
         "labels": dict(labels),
@@ -51,14 +65,75 @@ def make_model_folder(
     path.mkdir(parents=True, exist_ok=True)
     (path / "plans.json").write_text(json.dumps(plans))
     (path / "dataset.json").write_text(json.dumps(dataset))
-    architecture = _architecture(len(patch), features)
+    architecture = configuration["architecture"]
     heads = len([name for name in labels if name != "ignore"]) - bool(regions_class_order)
     for number, fold in enumerate(folds):
-        weights = _balanced_weights(architecture, channels, heads, patch, seed + number)
+        example = None if balanced_on is None else torch.from_numpy(balanced_on)
+        weights = _balanced_weights(architecture, channels, heads, patch, seed + number, example)
         checkpoint = _checkpoint(weights, plans, dataset, fold, mirrors)
         (path / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(checkpoint, path / f"fold_{fold}" / "checkpoint_final.pth")
     return path
+
+
+def make_cascade(
+    path: Path,
+    *,
+    patch: tuple[int, ...] = (16, 16, 16),
+    first_patch: tuple[int, ...] = (16, 16, 16),
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    first_spacing: tuple[float, ...] = (2.0, 2.0, 2.0),
+    labels: Mapping[str, Any] = TWO_LABELS,
+    channels: int = 1,
+    seed: int = 0,
+    **both: Any,
+) -> Path:
+    """Both stages under nnU-Net's names, side by side in `path`; returns the second's folder.
+
+    The second network takes the channels, then one of 0 and 1 for each foreground label that the
+    first found. As nnU-Net plans it: one plans.json for both, and the second inherits from
+    3d_fullres. `both`: as make_model_folder takes it.
+    """
+    named = [path / f"nnUNetTrainer__nnUNetPlans__{stage}" for stage in (FIRST_STAGE, SECOND_STAGE)]
+    inputs = channels + len(_foreground(labels))
+    make_model_folder(
+        named[0], patch=first_patch, spacing=first_spacing, labels=labels, channels=channels,
+        seed=seed, **both,
+    )  # fmt: skip
+    make_model_folder(
+        named[1], patch=patch, spacing=spacing, labels=labels, channels=inputs,
+        seed=seed + 100, **both,
+    )  # fmt: skip
+    low, full = (json.loads((folder / "plans.json").read_text()) for folder in named)
+    stages = full["configurations"]
+    for key in ("normalization_schemes", "use_mask_for_norm"):
+        stages[CONFIGURATION][key] = low["configurations"][CONFIGURATION][key]
+    stages[FIRST_STAGE] = {**low["configurations"][CONFIGURATION], "next_stage": SECOND_STAGE}
+    stages[SECOND_STAGE] = {"inherits_from": CONFIGURATION, "previous_stage": FIRST_STAGE}
+    plans = {**low, "configurations": stages}
+    dataset = json.loads((named[0] / "dataset.json").read_text())
+    for folder, configuration in zip(named, (FIRST_STAGE, SECOND_STAGE), strict=True):
+        _make_stage(folder, configuration, plans, dataset)
+    return named[1]
+
+
+def _foreground(labels: Mapping[str, Any]) -> set[int]:
+    """All values but background and ignore, those within regions too."""
+    known = [value for name, value in labels.items() if name not in ("background", "ignore")]
+    return {one for value in known for one in (value if isinstance(value, list) else [value])}
+
+
+def _make_stage(
+    folder: Path, configuration: str, plans: dict[str, Any], dataset: dict[str, Any]
+) -> None:
+    """Makes a folder of make_model_folder one stage of a cascade; its weights stay."""
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    for path in folder.glob("fold_*/checkpoint_final.pth"):
+        checkpoint = torch.load(path, weights_only=False)
+        told = {"plans": plans, "configuration": configuration, "dataset_json": dataset}
+        checkpoint["init_args"].update(told)
+        torch.save(checkpoint, path)
 
 
 def noise_volume(
@@ -147,17 +222,33 @@ def _architecture(dimensions: int, features: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def _residual(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same sizes with a residual encoder, as nnU-Net's ResEnc presets plan it."""
+    arguments = dict(plain["arch_kwargs"])
+    arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    return {**plain, "network_class_name": name, "arch_kwargs": arguments}
+
+
 def _balanced_weights(
-    architecture: Mapping[str, Any], channels: int, heads: int, patch: tuple[int, ...], seed: int
+    architecture: Mapping[str, Any],
+    channels: int,
+    heads: int,
+    patch: tuple[int, ...],
+    seed: int,
+    example: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Random weights whose heads have the same mean on noise, so that each label wins somewhere."""
+    """Random weights whose heads have the same mean on noise, so that each label wins somewhere.
+
+    example: patches to take in place of noise.
+    """
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         network = build_network(architecture, channels, heads, Path("plans.json"))
-        logits = network(torch.randn(1, channels, *patch))[0]
+        logits = network(torch.randn(1, channels, *patch) if example is None else example)
         weights: dict[str, torch.Tensor] = dict(network.state_dict())
         last = max(name for name in weights if "seg_layers" in name and name.endswith("bias"))
-        weights[last] -= logits.flatten(1).mean(1)
+        weights[last] -= logits.transpose(0, 1).flatten(1).mean(1)
         return weights
 
 

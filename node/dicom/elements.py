@@ -44,7 +44,10 @@ def name_of(instance: Dataset) -> str:
     return f"Instance {instance.get('SOPInstanceUID') or 'without UID'}"
 
 
-def long_string(text: str) -> str:
-    """Text as an LO: one line, no backslash, at most 64 characters (PS3.5 6.2)."""
+def long_string(text: str, ending: str = "") -> str:
+    """Text as an LO: one line, no backslash, at most 64 characters (PS3.5 6.2).
+
+    Where it is too long, it is cut before the `ending`.
+    """
     printable = "".join(c if c.isprintable() else " " for c in text.replace("\\", "/"))
-    return printable.strip()[:_LONG_STRING].strip()
+    return printable.strip()[: _LONG_STRING - len(ending)].strip() + ending

@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmwrite
 
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, long_string, name_of, required, sr_code
@@ -25,6 +25,7 @@ from node.dicom.seg_context import (
     copy_context,
     describe_series,
     identify,
+    profile_mark,
     refer_to_source,
     set_character_set,
     set_times,
@@ -42,6 +43,11 @@ from node.dicom.series import SourceSeries
 
 RESEARCH_USE: Final = "Research use; not a medical device"
 ORIENTATION_ASSUMED: Final = "orientation assumed"
+# What a profile changes, by name; a result of the exact one does not mention it.
+CHANGES: Final = {
+    Profile.FAST: "no mirroring",
+    Profile.FASTEST: "no mirroring; tile step 0.8 of a patch; tiles of air skipped",
+}
 
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # PS3.16 CID 7162
 
@@ -196,9 +202,10 @@ def _description(
 
 
 def _algorithm(model: Model) -> AlgorithmIdentificationSequence:
-    """Which Model, exactly (PS3.3 10.16)."""
+    """Which Model, and how it was run (PS3.3 10.16)."""
+    previous, profile = model.previous_stage, model.profile
     return AlgorithmIdentificationSequence(
-        name=long_string(model.title),
+        name=long_string(model.title, profile_mark(model)),
         family=sr_code(_ARTIFICIAL_INTELLIGENCE),
         version=long_string(f"{model.version[:48]} {model.fingerprint[:12]}"),
         parameters={
@@ -208,5 +215,7 @@ def _algorithm(model: Model) -> AlgorithmIdentificationSequence:
             "checkpoint": model.checkpoint_name,
             "orientation": model.orientation + " (assumed)" * model.orientation_assumed,
             "fingerprint": model.fingerprint,
+            **({"previous stage": previous.configuration} if previous else {}),
+            **({"profile": f"{profile}: {CHANGES[profile]}"} if profile in CHANGES else {}),
         },
     )

@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 from node import __version__
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.uids import ResultUIDs, derive_uid
 from node.dicom.elements import long_string, name_of, reference, required
 from node.dicom.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -80,12 +80,17 @@ def describe_series(dataset: Dataset, instance: Dataset, model: Model) -> None:
     dataset.Modality = "SEG"
     dataset.SeriesNumber = _series_number(instance)
     dataset.InstanceNumber = 1
-    dataset.SeriesDescription = long_string(f"Segmentation: {model.title}")
+    dataset.SeriesDescription = long_string(f"Segmentation: {model.title}", profile_mark(model))
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions = __version__
     dataset.DeviceSerialNumber = model.fingerprint[:16]
     dataset.DeviceUID = derive_uid("device", __version__, model.fingerprint)
+
+
+def profile_mark(model: Model) -> str:
+    """The end of every name of the result that people read, where the Model is not run exactly."""
+    return "" if model.profile is Profile.EXACT else f" (profile {model.profile})"
 
 
 def _series_number(instance: Dataset) -> int:

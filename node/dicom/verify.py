@@ -15,7 +15,7 @@ from pydicom.uid import SegmentationStorage
 
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.volume import LabelMap
 from node.dicom.assemble import SPACING_TOLERANCE, SPACING_TOLERANCE_MM
 from node.dicom.series import SourceSeries
@@ -53,6 +53,7 @@ def verify(segmentation: bytes, against: LabelMap, model: Model, source: SourceS
     try:
         _require_identity(dataset, against, source)
         segments = _require_segments(dataset, against, model)
+        _require_profile(dataset, model.profile)
         _require_grid(dataset, against)
         _require_equal(_painted(dataset, against, segments, source), against)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -181,6 +182,30 @@ def _require_segment(item: Dataset, number: int, segment: Segment) -> None:
         (item.SegmentedPropertyTypeCodeSequence, segment.type),
     ):
         _require_code(sequence, code, number)
+
+
+def _require_profile(dataset: Dataset, profile: Profile) -> None:
+    """A profile that changes the answer is stated by each Segment and named by the Series."""
+    expected = None if profile is Profile.EXACT else profile.value
+    for item in dataset.SegmentSequence:
+        stated = _stated_profile(item)
+        if stated != expected:
+            raise _wrong(
+                f"Segment {item.SegmentNumber} states the profile {stated or 'exact'}, but was "
+                f"made with {profile}"
+            )
+    if expected and f"(profile {expected})" not in str(dataset.SeriesDescription):
+        raise _wrong(f"its Series Description does not name the profile {expected}")
+
+
+def _stated_profile(segment: Dataset) -> str | None:
+    """From the Algorithm Parameters, which are name=value, one after another (PS3.3 10.16)."""
+    (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
+    for parameter in str(algorithm.AlgorithmParameters).split(","):
+        name, _, value = parameter.partition("=")
+        if name == "profile":
+            return value.partition(":")[0]
+    return None
 
 
 def _require_code(sequence: Sequence[Dataset], code: Code, number: int) -> None:

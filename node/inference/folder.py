@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from node.core.errors import ConfigError
+from node.core.model import Model, Profile
 
 PLANS = "plans.json"
 DATASET = "dataset.json"
 DESCRIPTION = "model.toml"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that is there
+CHECKPOINTS = (  # the first that is there; `segnode models add` writes safetensors
+    "checkpoint_final.safetensors",
+    "checkpoint_final.pth",
+    "checkpoint_best.safetensors",
+    "checkpoint_best.pth",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,18 +57,39 @@ def checkpoint_path(folder: Path, fold: str, checkpoint_name: str) -> Path:
     return folder / f"fold_{fold}" / checkpoint_name
 
 
-def fingerprint(folder: Path, checkpoint_name: str, folds: Sequence[str], orientation: str) -> str:
-    """SHA-256 over all that shapes the answer: plans, labels, description, weights, orientation.
+def fingerprint(
+    folder: Path,
+    checkpoint_name: str,
+    folds: Sequence[str],
+    orientation: str,
+    profile: Profile = Profile.EXACT,
+    before: str | None = None,
+) -> str:
+    """SHA-256 over all that shapes the answer: plans, labels, description, weights, orientation,
+    a profile other than exact, and `before`, the fingerprint of a cascade's previous stage.
 
+    What a plain model run exactly gives must never change: the UIDs of its results come from it.
     Raises ConfigError where a file cannot be read.
     """
     digest = hashlib.sha256(f"orientation {orientation}\n".encode())
+    if profile is not Profile.EXACT:
+        digest.update(f"profile {profile}\n".encode())
+    if before is not None:
+        digest.update(f"previous_stage {before}\n".encode())
     description = [folder / DESCRIPTION] if (folder / DESCRIPTION).exists() else []
     weights = [checkpoint_path(folder, fold, checkpoint_name) for fold in folds]
     for path in [folder / PLANS, folder / DATASET, *description, *weights]:
         name = path.relative_to(folder).as_posix()
         digest.update(f"{name} {_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def fingerprint_now(model: Model) -> str:
+    """What a loaded Model's files give now: its fingerprint, unless they have changed since."""
+    previous = model.previous_stage
+    before = fingerprint_now(previous) if previous else None
+    parts = model.folder, model.checkpoint_name, model.folds, model.orientation, model.profile
+    return fingerprint(*parts, before)
 
 
 def _sha256(path: Path) -> str:

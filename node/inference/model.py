@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from node.core.errors import ConfigError
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.volume import NATIVE, parse_orientation
+from node.inference.cascade import previous_folder, require_pair, wanted_before
 from node.inference.checkpoint import trained_configuration
 from node.inference.description import read_description
 from node.inference.folder import (
@@ -24,25 +25,41 @@ _ASSUMED = "RAS"  # how most public training sets are stored
 _REORIENTING_READER = "NibabelIOWithReorient"  # turned every training image to RAS
 
 
-def load_model(name: str, folder: Path, orientation: str | None = None) -> Model:
-    """The Model in `folder`; `orientation` overrides what model.toml says.
+def load_model(
+    name: str, folder: Path, orientation: str | None = None, profile: Profile | None = None
+) -> Model:
+    """The Model in `folder`; `orientation` and `profile` override what model.toml says.
 
-    Raises ConfigError naming the file and the key for whatever is missing, broken or cannot be
-    run here.
+    Of a cascade, `folder` is the second stage's; the first is its `previous_stage`. Raises
+    ConfigError naming the file and the key for whatever is missing, broken or cannot be run here.
     """
+    return _load(name, folder, orientation, profile, may_follow=True)
+
+
+def _load(
+    name: str, folder: Path, orientation: str | None, profile: Profile | None, *, may_follow: bool
+) -> Model:
+    """One stage with the one before it, which `may_follow` no other: nnU-Net knows two."""
     checkpoint_name, folds = find_checkpoints(folder)
     plans, dataset = read_json(folder / PLANS), read_json(folder / DATASET)
     description = read_description(folder / DESCRIPTION)
     letters = _checked(orientation, name) or description.orientation or _recorded(plans)
     used = letters or _ASSUMED
-    mark = fingerprint(folder, checkpoint_name, folds, used)
+    run = profile or description.profile or Profile.EXACT
+    configuration = _configuration(folder, checkpoint_name, folds)
+    wanted = wanted_before(_inherited(plans, configuration, folder / PLANS), folder)
+    if wanted and not may_follow:
+        raise ConfigError(f"{folder}: follows {wanted} itself; a cascade has two stages")
+    previous = _previous_stage(name, folder, wanted, used, run) if wanted else None
+    before = previous.fingerprint if previous else None
+    mark = fingerprint(folder, checkpoint_name, folds, used, run, before)
     return Model(
         name=name,
         folder=folder,
         title=description.name or str(plans.get("dataset_name", folder.name)),
         version=description.version or mark[:12],
         fingerprint=mark,
-        configuration=_configuration(folder, checkpoint_name, folds, plans),
+        configuration=configuration,
         folds=folds,
         checkpoint_name=checkpoint_name,
         channels=_channels(dataset, folder / DATASET),
@@ -50,7 +67,19 @@ def load_model(name: str, folder: Path, orientation: str | None = None) -> Model
         orientation_assumed=letters is None,
         accepts=description.input.rules(),
         segments=segments(dataset, folder / DATASET, description.segments),
+        profile=run,
+        previous_stage=previous,
     )
+
+
+def _previous_stage(
+    name: str, folder: Path, wanted: str, orientation: str, profile: Profile
+) -> Model:
+    """The first stage of the cascade whose second lies in `folder`. Raises ConfigError."""
+    found = previous_folder(folder, wanted)
+    first = _load(f"{name}, previous stage", found, orientation, profile, may_follow=False)
+    require_pair(first, wanted, folder)
+    return first
 
 
 def _checked(orientation: str | None, name: str) -> str | None:
@@ -67,20 +96,12 @@ def _recorded(plans: Mapping[str, Any]) -> str | None:
     return "RAS" if plans.get("image_reader_writer") == _REORIENTING_READER else None
 
 
-def _configuration(
-    folder: Path, checkpoint_name: str, folds: tuple[str, ...], plans: Mapping[str, Any]
-) -> str:
-    """The trained configuration, the same in all folds and one that can be run."""
+def _configuration(folder: Path, checkpoint_name: str, folds: tuple[str, ...]) -> str:
+    """The trained configuration, the same in all folds."""
     names = {trained_configuration(checkpoint_path(folder, f, checkpoint_name)) for f in folds}
     if len(names) > 1:
         raise ConfigError(f"{folder}: its folds were trained differently: {', '.join(names)}")
-    name = names.pop()
-    if _inherited(plans, name, folder / PLANS).get("previous_stage"):
-        raise ConfigError(
-            f"{folder}: {name} is the second stage of a cascade, which is not supported yet; "
-            "use the model's 3d_fullres or 3d_lowres configuration"
-        )
-    return name
+    return names.pop()
 
 
 def _inherited(plans: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:

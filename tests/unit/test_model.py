@@ -188,16 +188,14 @@ def test_a_folder_without_folds_is_not_a_model(folder: Path) -> None:
     assert "is not a folder" in refusal(folder / "nowhere")
 
 
-def test_a_cascade_is_refused_also_where_the_stage_is_inherited(folder: Path) -> None:
+def test_a_second_stage_is_found_also_where_that_is_inherited(folder: Path) -> None:
     plans = json.loads((folder / "plans.json").read_text())["configurations"]
     base = {**plans["3d_fullres"], "previous_stage": "3d_lowres"}
     change(
         folder / "plans.json",
         configurations={"base": base, "3d_fullres": {"inherits_from": "base"}},
     )
-    assert "3d_fullres is the second stage of a cascade, which is not supported yet" in refusal(
-        folder
-    )
+    assert "second stage of a cascade, and its first, 3d_lowres, is missing" in refusal(folder)
 
 
 def test_a_configuration_that_the_plans_lack_is_named(folder: Path) -> None:

@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
-from node.core.model import InputRules, Model
+from node.core.model import InputRules, Model, Profile
 from node.core.names import SeriesInstanceUID
 from node.core.uids import ResultUIDs, result_uids
 from node.core.volume import LabelMap
@@ -420,6 +420,45 @@ def test_long_and_odd_words_of_a_model_still_make_valid_elements() -> None:
     verify(file, label_map, model, source)
 
 
+@pytest.mark.parametrize(
+    ("profile", "changes"),
+    [
+        (Profile.FAST, "no mirroring"),
+        (Profile.FASTEST, "no mirroring; tile step 0.8 of a patch; tiles of air skipped"),
+    ],
+)
+def test_a_result_of_another_profile_says_so_to_the_radiologist_and_to_programs(
+    profile: Profile, changes: str
+) -> None:
+    source = source_of(make_series())
+    model = replace(make_model(), profile=profile, title="T" * 200)
+    file = file_bytes(encode(boxes(source), model, source, UIDS, CREATED_AT))
+    dataset = dcmread(BytesIO(file))
+    assert dataset.SeriesDescription.startswith("Segmentation: TTT")
+    assert dataset.SeriesDescription.endswith(f"TTT (profile {profile})")
+    assert len(dataset.SeriesDescription) == 64
+    for item in dataset.SegmentSequence:
+        (algorithm,) = item.SegmentationAlgorithmIdentificationSequence
+        assert algorithm.AlgorithmParameters.endswith(f",profile={profile}: {changes}")
+        for name in (item.SegmentAlgorithmName, algorithm.AlgorithmName):
+            assert name.endswith(f"TTT (profile {profile})")
+            assert len(name) == 64
+    verify(file, boxes(source), model, source)
+
+
+def test_a_result_of_the_exact_profile_does_not_mention_profiles() -> None:
+    assert "rofile" not in str(encoded(source_of(make_series())))
+
+
+def test_a_result_of_a_cascade_names_both_configurations() -> None:
+    cascade = replace(make_model(), configuration="3d_cascade_fullres")
+    first = replace(make_model(), configuration="3d_lowres")
+    dataset = encoded(source_of(make_series()), **{**vars(cascade), "previous_stage": first})
+    (algorithm,) = dataset.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    assert "configuration=3d_cascade_fullres" in algorithm.AlgorithmParameters
+    assert algorithm.AlgorithmParameters.endswith(",previous stage=3d_lowres")
+
+
 def _without(keyword: str) -> Callable[[list[Dataset]], Any]:
     return lambda instances: delattr(instances[4], keyword)
 
@@ -461,9 +500,13 @@ def test_a_label_without_a_segment_is_refused() -> None:
 
 
 @pytest.mark.parametrize("folder", ["mr_hippocrop_1", "mr_hippocrop_2", "mr_hippocrop_3"])
-@pytest.mark.parametrize("found", [True, False], ids=["labels", "nothing found"])
+@pytest.mark.parametrize(
+    ("found", "profile"),
+    [(True, Profile.EXACT), (False, Profile.EXACT), (True, Profile.FASTEST)],
+    ids=["labels", "nothing found", "fastest"],
+)
 def test_dciodvfy_finds_no_fault_in_the_segmentation_of_a_real_series(
-    shared_data: Path, tmp_path: Path, folder: str, found: bool
+    shared_data: Path, tmp_path: Path, folder: str, found: bool, profile: Profile
 ) -> None:
     validator = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if validator is None:
@@ -474,8 +517,9 @@ def test_dciodvfy_finds_no_fault_in_the_segmentation_of_a_real_series(
     if not found:
         label_map = replace(label_map, array=label_map.array * 0)
     file = tmp_path / "seg.dcm"
-    file.write_bytes(file_bytes(encoded(source, label_map)))
-    verify(file.read_bytes(), label_map, make_model(), source)
+    model = replace(make_model(), profile=profile, title="Hippocampus " * 10)
+    file.write_bytes(file_bytes(encode(label_map, model, source, UIDS, CREATED_AT)))
+    verify(file.read_bytes(), label_map, model, source)
     said = _faults(validator, file)
     assert said - _faults(validator, paths[0]) == set()
 

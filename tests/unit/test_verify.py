@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.seg import encode, file_bytes
@@ -259,6 +259,49 @@ def test_a_fault_is_caught_and_named(
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
         verify(file_bytes(dataset), label_map, make_model(), source)
+
+
+def _forget_the_profile(dataset: Dataset) -> None:
+    (algorithm,) = dataset.SegmentSequence[1].SegmentationAlgorithmIdentificationSequence
+    algorithm.AlgorithmParameters = algorithm.AlgorithmParameters.partition(",profile=")[0]
+
+
+def _name_another_profile(dataset: Dataset) -> None:
+    (algorithm,) = dataset.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    algorithm.AlgorithmParameters = algorithm.AlgorithmParameters.replace("fast:", "fastest:")
+
+
+def _lose_the_algorithm(dataset: Dataset) -> None:
+    del dataset.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_forget_the_profile, "Segment 2 states the profile exact, but was made with fast"),
+        (_name_another_profile, "Segment 1 states the profile fastest, but was made with fast"),
+        (_lose_the_algorithm, "lacks what a Segmentation must have"),
+        (
+            _set("SeriesDescription", "Segmentation: Hippocampus (profile fastest)"),
+            "its Series Description does not name the profile fast",
+        ),
+    ],
+)
+def test_a_profile_that_is_not_stated_is_caught(
+    source: SourceSeries,
+    label_map: LabelMap,
+    spoil: Callable[[Dataset], None],
+    sentence: str,
+) -> None:
+    model = replace(make_model(), profile=Profile.FAST)
+    file = file_bytes(encode(label_map, model, source, UIDS, CREATED_AT))
+    verify(file, label_map, model, source)
+    with pytest.raises(Fatal, match="Segment 1 states the profile fast, but was made with exact"):
+        verify(file, label_map, make_model(), source)
+    dataset = dcmread(BytesIO(file))
+    spoil(dataset)
+    with pytest.raises(Fatal, match=sentence):
+        verify(file_bytes(dataset), label_map, model, source)
 
 
 def test_every_single_bit_counts() -> None:
