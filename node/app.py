@@ -11,7 +11,7 @@ import structlog
 
 from node.core.config import Config, PeerSection
 from node.core.errors import ConfigError, Fatal
-from node.core.model import Model
+from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
@@ -26,6 +26,7 @@ from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
 from node.store.series import SeriesStore
+from node.watch import JobsInHand
 
 log = structlog.get_logger()
 
@@ -65,15 +66,10 @@ class Node:
         config = self._config
         routes = routes_of(config)
         models = models_of(config)
-        for model in models.values():
-            if model.orientation_assumed:
-                log.warning(
-                    "nobody says how the training arrays lay: write it in model.toml",
-                    model=model.name,
-                    assumed=model.orientation,
-                )
+        _say_what_is_assumed(models)
         data_dir = config.node.data_dir
         _make_folder(data_dir, "node.data_dir")
+        _make_folder(data_dir / "cache", "node.data_dir")
         started.enter_context(DataFolderLock(data_dir))
 
         store = database.connect(data_dir)
@@ -83,12 +79,7 @@ class Node:
         inbox = Inbox(data_dir, config.node.min_free_mb * 1_000_000)
         outbox = Outbox(data_dir)
 
-        engine = WorkerEngine(
-            models,
-            config.inference.device,
-            config.inference.threads,
-            config.inference.timeout_seconds,
-        )
+        engine = engine_of(config, models)
         engine.start()  # loads and warms the Models while the rest starts
         started.callback(engine.stop)
 
@@ -98,17 +89,25 @@ class Node:
             DeliverLane(deliveries, outbox, peer, our_title, *retry)
             for peer in peers_of(config).values()
         ]
-        segmenting = SegmentLane(
-            jobs,
-            inbox,
-            outbox,
-            models,
-            engine,
-            config.inference.max_attempts,
-            on_segmented=lambda: _wake(delivering),
-        )
+        in_hand = JobsInHand()
+        segmenting = [
+            SegmentLane(
+                f"segment {number}",
+                in_hand,
+                jobs,
+                inbox,
+                outbox,
+                models,
+                engine,
+                config.inference.max_attempts,
+                on_segmented=lambda: _wake(delivering),
+            )
+            for number in range(engine.workers * config.inference.jobs_in_flight)
+        ]
         quiet_seconds = config.closing.quiet_seconds
-        closing = CloseLane(inbox, series, routes, models, quiet_seconds, segmenting.wake)
+        closing = CloseLane(
+            inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
+        )
         recording = RecordLane(inbox, series, closing.wake)
 
         self._recover(inbox, series)
@@ -118,7 +117,8 @@ class Node:
         _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)
-        segmenting.start()
+        for lane in segmenting:
+            lane.start()
         started.callback(_stop_segmenting, segmenting, engine)
 
     def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
@@ -155,10 +155,26 @@ class Node:
             raise ConfigError(f"the models cannot be loaded: {error}") from error
 
 
+def engine_of(config: Config, models: Mapping[str, Model]) -> WorkerEngine:
+    """The worker processes of the configuration, not started yet."""
+    section = config.inference
+    return WorkerEngine(
+        models,
+        section.device,
+        section.threads,
+        section.timeout_seconds,
+        workers=section.workers,
+        heartbeat_seconds=section.heartbeat_seconds,
+        backend=section.backend,
+        cache=config.node.data_dir / "cache",
+        memory_bytes=section.memory_mb * 1_000_000,
+    )
+
+
 def models_of(config: Config) -> Mapping[str, Model]:
     """Every Model of the configuration, read from its folder. Raises ConfigError."""
     models = {
-        name: load_model(name, section.path, section.orientation)
+        name: load_model(name, section.path, section.orientation, section.profile)
         for name, section in config.models.items()
     }
     seen: dict[str, str] = {}
@@ -171,6 +187,20 @@ def models_of(config: Config) -> Mapping[str, Model]:
             )
         seen[model.fingerprint] = model.name
     return models
+
+
+def _say_what_is_assumed(models: Mapping[str, Model]) -> None:
+    for model in models.values():
+        if model.orientation_assumed:
+            log.warning(
+                "nobody says how the training arrays lay: write it in model.toml",
+                model=model.name,
+                assumed=model.orientation,
+            )
+        if model.profile is not Profile.EXACT:
+            log.warning(
+                "the model does not run exact", model=model.name, profile=model.profile.value
+            )
 
 
 def require_one_channel(model: Model) -> None:
@@ -232,11 +262,11 @@ def _stop(lanes: Sequence[Lane], seconds: float) -> None:
         lane.join(max(0.0, deadline - time.monotonic()))
 
 
-def _stop_segmenting(lane: SegmentLane, engine: WorkerEngine) -> None:
-    """Lets a prediction end that is nearly done; else gives it up, and its attempt back."""
-    _stop([lane], SEGMENT_STOP_SECONDS)
+def _stop_segmenting(lanes: Sequence[Lane], engine: WorkerEngine) -> None:
+    """Lets predictions end that are nearly done; else gives them up, and their attempts back."""
+    _stop(lanes, SEGMENT_STOP_SECONDS)
     engine.stop()
-    lane.join(LANE_STOP_SECONDS)
+    _stop(lanes, LANE_STOP_SECONDS)
 
 
 def _wake(lanes: Sequence[Lane]) -> None:

@@ -9,9 +9,11 @@ from typing import Literal
 from node import app
 from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
+from node.core.model import Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.scu import echo
+from node.inference import devices
 from node.inference.model import load_model
 from node.store import database
 from node.store.lock import running_node
@@ -32,6 +34,7 @@ def check(config: Config) -> Iterator[Finding]:
     """Looks at data folder, database, Models, Routes, listening port and every Peer."""
     yield from _data_folder(config)
     yield _database(config)
+    yield from _device(config)
     yield from _models(config)
     yield from _routes(config)
     yield from _listening(config)
@@ -64,17 +67,36 @@ def _database(config: Config) -> Finding:
     return Finding("ok", "database", str(path))
 
 
+def _device(config: Config) -> Iterator[Finding]:
+    section = config.inference
+    try:
+        sentence = devices.sentence(section.device, section.threads, section.backend)
+    except ValueError as error:
+        yield Finding("FAULT", "device", f'inference.device = "{section.device}": {error}')
+        return
+    yield Finding("ok", "device", sentence)
+    if devices.nvml_is_missing():
+        yield Finding("note", "device", devices.NVML_MISSING)
+
+
 def _models(config: Config) -> Iterator[Finding]:
     if not config.models:
         yield Finding("FAULT", "models", "there are none in the configuration")
     for name, section in config.models.items():
         try:
-            model = load_model(name, section.path, section.orientation)
+            model = load_model(name, section.path, section.orientation, section.profile)
             app.require_one_channel(model)
         except ConfigError as error:
             yield Finding("FAULT", f"model {name}", str(error))
             continue
         yield Finding("ok", f"model {name}", f"{model.title} {model.version}, {section.path}")
+        if model.profile is not Profile.EXACT:
+            yield Finding(
+                "note",
+                f"model {name}",
+                f"does not run exact but with profile {model.profile}: its answers differ from "
+                "nnU-Net's, and its results say so",
+            )
         if model.orientation_assumed:
             yield Finding(
                 "note",

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,12 +15,14 @@ from node import __version__, show
 from node.cli_jobs import jobs_app
 from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
+from node.core.model import Profile
 from node.core.names import AETitle
 from node.logs import configure_logging
 from node.terminal import (
     DEFAULT_CONFIG,
     AsJson,
     ConfigPath,
+    cache_folder,
     fail,
     load,
     note,
@@ -38,12 +39,6 @@ app = typer.Typer(
 models_app = typer.Typer(help="The models of the configuration.")
 app.add_typer(jobs_app, name="jobs", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
-
-
-class Profile(StrEnum):
-    """How exactly the Model is run."""
-
-    EXACT = "exact"
 
 
 def main() -> NoReturn:
@@ -100,12 +95,15 @@ def predict(
     model_folder: Annotated[Path, typer.Argument(help="An nnU-Net v2 trained model folder.")],
     dicom_folder: Annotated[Path, typer.Argument(help="One or more Series.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the files go.")],
-    profile: Annotated[Profile, typer.Option(help="How exactly the Model is run.")] = Profile.EXACT,
+    profile: Annotated[
+        Profile | None, typer.Option(help="How exactly the Model is run; overrides model.toml.")
+    ] = None,
     nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI label maps, too.")] = False,
     orientation: Annotated[
         str | None, typer.Option(help="How the training arrays lay, where no model.toml says it.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
 ) -> None:
     """The same pipeline without a network: a folder of DICOM files in, SEG files out."""
     from node.app import require_one_channel
@@ -115,11 +113,11 @@ def predict(
 
     configure_logging("console", "warning")
     require_folder(dicom_folder)
-    model = load_model(model_folder.resolve().name, model_folder, orientation)
+    model = load_model(model_folder.resolve().name, model_folder, orientation, profile)
     require_one_channel(model)
     if model.orientation_assumed:
         note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
-    engine = InProcessEngine(device, 0)
+    engine = InProcessEngine(device, 0, backend, cache_folder())
     failed = False
     for prediction in predict_folder(model, engine, dicom_folder, output, nifti=nifti):
         out.print(f"Series {prediction.series_instance_uid}")
@@ -131,7 +129,7 @@ def predict(
             out.print(f"  {escape(label)}: {millilitres:.2f} ml")
         for path in prediction.files:
             out.print(f"  {escape(str(path))}")
-        out.print(f"  {prediction.seconds} s, profile {profile}")
+        out.print(f"  {prediction.seconds} s, profile {model.profile}")
     if failed:
         raise typer.Exit(1)
 
@@ -206,6 +204,24 @@ def models_list(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) ->
         return
     for model in models.values():
         out.print("\n".join(escape(line) for line in show.model_lines(model)))
+
+
+@models_app.command("add")
+def models_add(
+    source: Annotated[Path, typer.Argument(help="A trained model folder, or a zip.")],
+    name: Annotated[str | None, typer.Option(help="Its name; else from its dataset's.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Its folder; else models/NAME beside the configuration.")
+    ] = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+) -> None:
+    """Take a trained nnU-Net v2 model in: checked, as safetensors, with a model.toml."""
+    from node.inference.adding import add_model
+    from node.show_added import added_lines
+
+    beside = config.resolve().parent
+    added = add_model(source, beside / "models", name, to)
+    out.print("\n".join(escape(line) for line in added_lines(added, beside)))
 
 
 @models_app.command("check")

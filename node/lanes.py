@@ -25,6 +25,7 @@ from node.dicom.scu import Peer
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore, StoredSeries
+from node.watch import JobsInHand, JobWatch
 
 log = structlog.get_logger()
 
@@ -131,10 +132,12 @@ class CloseLane(Lane):
 
 
 class SegmentLane(Lane):
-    """QUEUED → SEGMENTED."""
+    """QUEUED → SEGMENTED. As many of them as Jobs may be under way at once."""
 
     def __init__(
         self,
+        name: str,
+        in_hand: JobsInHand,
         jobs: JobStore,
         inbox: Inbox,
         outbox: Outbox,
@@ -143,36 +146,35 @@ class SegmentLane(Lane):
         max_attempts: int,
         on_segmented: Wake,
     ) -> None:
-        super().__init__("segment")
+        super().__init__(name)
+        self._in_hand = in_hand
         self._jobs, self._inbox, self._outbox = jobs, inbox, outbox
         self._models, self._engine = models, engine
         self._max_attempts, self._on_segmented = max_attempts, on_segmented
 
     def step(self) -> float:
-        job = self._jobs.take_queued(time.time())
-        if job is None:
-            return IDLE_SECONDS
-        try:
-            self._run(job)
-        except StaleState as error:
-            log.info("the job was changed meanwhile; its work is dropped", reason=str(error))
+        with self._in_hand.take(self._jobs, time.time()) as job:
+            if job is None:
+                return IDLE_SECONDS
+            try:
+                self._run(job)
+            except StaleState as error:
+                log.info("the job was changed meanwhile; its work is dropped", reason=str(error))
         return AT_ONCE
 
     def _run(self, job: Job) -> None:
         if job.attempts > self._max_attempts:  # each of them ended the process
             self._fail(job, f"{self._max_attempts} attempts ended without an answer")
             return
-        stages = StageClock(self._jobs, job)
+        watch = JobWatch(self._jobs, job)
         try:
             job = self._with_current_model(job)
-            pipeline.segment(
-                job, self._inbox, self._outbox, self._models, self._engine, stages.enter
-            )
+            pipeline.segment(job, self._inbox, self._outbox, self._models, self._engine, watch)
         except Exception as error:
             self._record_failure(job, error)
             return
         finally:
-            stages.finish()
+            watch.finish()
         self._move(job, JobEvent.SEGMENT, None)
         self._on_segmented()
 
@@ -213,26 +215,6 @@ class SegmentLane(Lane):
             model=job.model,
             reason=reason,
         )
-
-
-class StageClock:
-    """Notes which stage a Job is in and what each took, s."""
-
-    def __init__(self, jobs: JobStore, job: Job) -> None:
-        self._jobs, self._job_id = jobs, job.id
-        self._stage: str | None = None
-        self._since = time.monotonic()
-        self._timings: dict[str, float] = {}
-
-    def enter(self, stage: str | None) -> None:
-        now = time.monotonic()
-        if self._stage is not None:
-            self._timings[self._stage] = round(now - self._since, 3)
-        self._stage, self._since = stage, now
-        self._jobs.set_stage(self._job_id, stage, self._timings)
-
-    def finish(self) -> None:
-        self.enter(None)
 
 
 class DeliverLane(Lane):

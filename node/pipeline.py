@@ -8,15 +8,16 @@
 Each may run twice: a process that dies in the middle of one begins it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pydicom import Dataset
 
 from node.core.errors import Fatal
 from node.core.job import Job
-from node.core.model import Engine, Model
+from node.core.model import Engine, Model, Progress
 from node.core.names import AETitle
 from node.core.uids import ResultUIDs, input_fingerprint, result_uids
 from node.core.volume import LabelMap, Volume
@@ -32,7 +33,22 @@ from node.dicom.verify import verify
 from node.store.orders import JobOrder
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
 
-Stage = Callable[[str], None]
+
+class Watch(Protocol):
+    """Follows a Job through its stages. What it raises ends the work on the Job."""
+
+    def enter(self, stage: str) -> None: ...
+    def tell(self, progress: Progress) -> None: ...
+
+
+class Unwatched:
+    """For those who do not follow it."""
+
+    def enter(self, stage: str) -> None:
+        pass
+
+    def tell(self, progress: Progress) -> None:
+        pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +108,14 @@ def segment(
     outbox: Outbox,
     models: Mapping[str, Model],
     engine: Engine,
-    stage: Stage,
+    watch: Watch,
 ) -> None:
     """The closed Series of one Job through its Model: instance files in, result files out."""
-    stage("read")
+    watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
-    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, stage)
-    stage("write")
+    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, watch)
+    watch.enter("write")
     outbox.write(job, result.segmentation)
 
 
@@ -109,18 +125,18 @@ def make_result(
     engine: Engine,
     uids: ResultUIDs,
     created_at: float,
-    stage: Stage,
+    watch: Watch,
 ) -> Result:
     """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected."""
-    stage("assemble")
+    watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
     volumes = tuple(assemble(one, model.accepts) for one in series)
-    stage("predict")
-    label_map = engine.segment(volumes, model)
-    stage("encode")
+    watch.enter("predict")
+    label_map = engine.segment(volumes, model, watch.tell)
+    watch.enter("encode")
     segmentation = file_bytes(encode(label_map, model, series[0], uids, created_at))
-    stage("verify")
+    watch.enter("verify")
     verify(segmentation, label_map, model, series[0])
     return Result(volumes, label_map, segmentation)
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,6 @@ def predict_folder(
     out: Path,
     *,
     nifti: bool,
-    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Iterator[Prediction]:
     """Segments each Series of a folder (and the folders below). Raises Fatal where there is none.
 
@@ -51,7 +50,7 @@ def predict_folder(
     for uid, paths in found.items():
         began = time.monotonic()
         try:
-            files, volumes = _predict(model, engine, uid, paths, out, nifti, on_stage)
+            files, volumes = _predict(model, engine, uid, paths, out, nifti)
         except SegnodeError as error:
             yield Prediction(uid, reason=str(error))
         else:
@@ -72,6 +71,16 @@ def series_in(folder: Path) -> dict[SeriesInstanceUID, list[Path]]:
     return dict(series)
 
 
+def complete_since(paths: Sequence[Path]) -> float:
+    """When the Series became whole on this disk: the time of its newest file, since the epoch.
+
+    For a Segmentation's dates it stands where the node has the time when a Series was closed, so
+    that the same files give the same bytes under the same SOP Instance UID. The headers' own
+    dates would, too, but would say that the result was made with the images, years ago.
+    """
+    return max(path.stat().st_mtime for path in paths)
+
+
 def _predict(
     model: Model,
     engine: Engine,
@@ -79,11 +88,11 @@ def _predict(
     paths: Sequence[Path],
     out: Path,
     nifti: bool,
-    on_stage: Callable[[str], None],
 ) -> tuple[list[Path], list[tuple[str, float]]]:
     source = read_files(uid, paths)
     uids = result_uids(input_fingerprint([source.sha256_by_sop]), model.fingerprint)
-    result = pipeline.make_result([source], model, engine, uids, time.time(), on_stage)
+    dated, watch = complete_since(paths), pipeline.Unwatched()
+    result = pipeline.make_result([source], model, engine, uids, dated, watch)
     is_uid = 0 < len(uid) <= 64 and set(uid) <= set("0123456789.") and uid.strip(".") == uid
     name = str(uid) if is_uid else hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
     files = [out / f"{name}.seg.dcm"]

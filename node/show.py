@@ -181,17 +181,30 @@ def model_values(model: Model) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "orientation": model.orientation,
         "orientation_assumed": model.orientation_assumed,
+        "profile": model.profile.value,
+        "previous_stage": str(model.previous_stage.folder) if model.previous_stage else None,
         "segments": [segment.label for segment in model.segments],
+        "guessed_segments": [s.label for s in model.segments if s.guessed],
     }
 
 
 def model_lines(model: Model) -> list[str]:
     """One Model, for `models list`."""
     assumed = " (assumed: nobody says so)" if model.orientation_assumed else ""
+    first = model.previous_stage
     return [
         f"{model.name}: {model.title} {model.version}",
         f"  folder       {model.folder}",
         f"  fingerprint  {model.fingerprint}",
+        *([f"  first stage  {first.folder}"] if first else []),
         f"  orientation  {model.orientation}{assumed}",
+        f"  profile      {model.profile}",
         f"  segments     {', '.join(segment.label for segment in model.segments)}",
+        *_guessed_lines(model),
     ]
+
+
+def _guessed_lines(model: Model) -> list[str]:
+    count = sum(segment.guessed for segment in model.segments)
+    codes = "1 code is a guess" if count == 1 else f"{count} codes are guesses"
+    return [f"  codes        {codes}; check them in model.toml"] if count else []

@@ -1,6 +1,7 @@
 """What every command shares: the configuration option, printing, ending with a sentence."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -44,3 +45,8 @@ def require_folder(folder: Path) -> None:
     """Ends the command where there is no such folder."""
     if not folder.is_dir():
         fail(f"{folder}: there is no such folder")
+
+
+def cache_folder() -> Path:
+    """Where a command without a data folder keeps what it made once (XDG Base Directory)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segnode"

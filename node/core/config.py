@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from node.core.errors import ConfigError
+from node.core.model import Profile
 from node.core.volume import NATIVE, parse_orientation
 
 ENV_PREFIX = "NODE_"
@@ -62,9 +63,14 @@ class ClosingSection(Section):
 
 class InferenceSection(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    backend: Literal["auto", "torch", "openvino"] = "auto"
     threads: int = Field(0, ge=0)
+    workers: int = Field(1, ge=1, le=16)
+    jobs_in_flight: int = Field(2, ge=1, le=8)
+    memory_mb: int = Field(0, ge=0)
     max_attempts: int = Field(3, ge=1)
     timeout_seconds: float = Field(3600.0, gt=0)
+    heartbeat_seconds: float = Field(60.0, ge=5)
 
 
 class DeliverySection(Section):
@@ -94,6 +100,7 @@ Orientation = Annotated[str, BeforeValidator(_orientation)]
 class ModelSection(Section):
     path: Path
     orientation: Orientation | None = None
+    profile: Profile | None = None
 
 
 def _require_pattern(keyword: str, wanted: str | int | float) -> None:

@@ -1,21 +1,38 @@
 """One worker process as its parent sees it: from start to death."""
 
 import contextlib
-import multiprocessing
-import signal
+import itertools
+import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
 from node.core.errors import Fatal, Temporary
-from node.core.model import Model
+from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference import worker
-from node.inference.worker import Failed, Loaded, Request, receive, send
+from node.inference.messages import (
+    Answered,
+    Beat,
+    Cancel,
+    Failed,
+    Loaded,
+    Logged,
+    Progressed,
+    Ready,
+    Request,
+)
+from node.inference.process import REAP_SECONDS, WorkerProcess
+from node.inference.worker import Settings
 
-_REAP_SECONDS = 1.0  # to wait for a process that is as good as dead
+_CANCEL_SECONDS = 60.0  # for a tile on a slow machine, or an export, which cannot be interrupted
+_TICKS = 20  # in heartbeat_seconds
+_STEPS = 3  # prepare, predict, finish
+
+# At most six small messages a second for each request; None: the process is gone.
+_Mailbox = queue.SimpleQueue[Progressed | Beat | Answered | Failed | None]
 
 log = structlog.get_logger()
 
@@ -23,25 +40,35 @@ log = structlog.get_logger()
 class Child:
     """A worker process that loads `models`; started by the constructor, never used again once dead.
 
-    `spawn` gives it nothing of the parent's but one end of a pipe: no locks, no sockets.
+    timeout_seconds bounds each step of a request, heartbeat_seconds its silence. on_end is called
+    once, from a thread of the child's, when the process is gone.
     """
 
-    def __init__(self, models: Mapping[str, Model], device: str, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=worker.main, args=(theirs, models, device, threads), daemon=True
-        )
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        settings: Settings,
+        timeout_seconds: float,
+        heartbeat_seconds: float,
+        on_end: Callable[["Child"], None],
+    ) -> None:
+        self._timeout_seconds, self._heartbeat_seconds = timeout_seconds, heartbeat_seconds
+        self._on_end = on_end
         self._begin = time.monotonic()
         self._load_seconds: dict[str, float] = {}
-        self._ready = False
-        self._ending = threading.Lock()
-        self._end_reason: str | None = None
-        self.failed_to_load = False
-        with _interrupts_blocked():
-            self._process.start()
-        theirs.close()  # or its death would not read as the end of the pipe
-        log.info("worker started", pid=self.pid, models=sorted(models))
+        self._load_error: Exception | None = None
+        self._settled = threading.Event()  # ready, or dead
+        self._buried = threading.Event()
+        self._numbers = itertools.count(1)
+        self._mailboxes: dict[int, _Mailbox] = {}
+        self._guard = threading.Lock()  # of _mailboxes
+        self._heard = 0  # messages
+        self.resident: frozenset[str] = frozenset()  # fingerprints
+        self.ready = False
+        self.requests = 0  # counted by the engine that places them
+        self._process = WorkerProcess(models, settings)
+        for name, work in (("read worker", self._read), ("watch worker", self._watch)):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     @property
     def pid(self) -> int | None:
@@ -51,95 +78,191 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether it can still take a request."""
-        return self._end_reason is None and self._process.is_alive()
+        return self._process.end_reason is None
+
+    # -- for those who have work for it
 
     def wait_ready(self, timeout: float) -> dict[str, float]:
         """Seconds to load and warm each model. Raises Temporary when it dies or takes longer.
 
         Raises Fatal with its reason when it cannot load a model.
         """
-        with self._limited_to(timeout, f"was not ready within {timeout:g} s"):
-            while not self._ready:
-                self._note(receive(self._connection))
+        if not self._settled.wait(timeout):
+            self._process.die(f"was not ready within {timeout:g} s")
+        if self._load_error is not None:
+            raise self._load_error
+        if not self.ready:
+            raise self._death()
         return dict(self._load_seconds)
 
-    def segment(self, model: str, volumes: Sequence[Volume], timeout: float) -> LabelMap:
-        """Labels for the Volumes. Raises Temporary when it dies or hangs, and what it raised."""
-        with self._limited_to(timeout, f"gave no answer within {timeout:g} s and was killed"):
-            send(self._connection, Request(model, tuple(volumes)))
-            answer = receive(self._connection)
-        if isinstance(answer, Failed):
-            if answer.spoiled:
-                self._die(f"is replaced after a failure: {answer.error}")
-            raise answer.error
-        assert isinstance(answer, LabelMap), answer
-        return answer
+    def segment(self, model: str, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
+        """Labels for the Volumes. Raises Temporary when it dies or hangs, and what it raised.
+
+        `tell` is called in this thread, once a second at least; what it raises cancels the request
+        and is raised once the worker has let go of it.
+        """
+        with self._mailbox() as (number, mailbox):
+            # Each request before this one may take its time for a step, and this one for three.
+            limit = (len(self._mailboxes) + _STEPS) * self._timeout_seconds
+            deadline = time.monotonic() + limit
+            self._send(Request(number, model, tuple(volumes)))
+            progress = Progress(0.0)
+            while True:
+                message = self._next(mailbox, deadline, f"gave no answer within {limit:g} s")
+                if isinstance(message, Answered):
+                    return message.label_map
+                if isinstance(message, Failed):
+                    raise message.error
+                if isinstance(message, Progressed):
+                    progress = Progress(message.done, message.note)
+                self._tell(progress, tell, number, mailbox)
+                progress = replace(progress, note=None)
 
     def stop(self) -> None:
         """Kills the process; it holds nothing that would be lost."""
-        if self._end("was stopped"):
-            log.info("worker stopped", pid=self.pid)
-
-    def _die(self, reason: str) -> None:
-        if self._end(reason):
-            log.warning("worker died", pid=self.pid, reason=reason)
-
-    def _end(self, reason: str) -> bool:
-        """Makes sure that the process is gone, whoever asks first; only that reason counts."""
-        with self._ending:
-            first = self._end_reason is None
-            self._end_reason = self._end_reason or reason
-            if first:
-                self._process.kill()
-                self._process.join(_REAP_SECONDS)
-            return first
-
-    def _note(self, message: object) -> None:
-        if isinstance(message, Failed):
-            self.failed_to_load = True
-            self._die(f"could not load its models: {message.error}")
-            raise Fatal(f"the worker cannot load its models: {message.error}") from message.error
-        if isinstance(message, Loaded):
-            self._load_seconds[message.model] = round(message.seconds, 3)
-            return
-        self._ready = True
-        seconds = round(time.monotonic() - self._begin, 3)
-        log.info("worker ready", pid=self.pid, seconds=seconds, models=self._load_seconds)
+        self._process.stop()
 
     @contextlib.contextmanager
-    def _limited_to(self, seconds: float, overrun: str) -> Iterator[None]:
-        """Kills the process after `seconds`; its death, from any cause, is raised as Temporary.
-
-        A blocked send or a half-sent answer ends with the process: no other limit reaches them.
-        """
-        timer = threading.Timer(seconds, self._die, [overrun])
-        timer.daemon = True
-        timer.start()
+    def _mailbox(self) -> Iterator[tuple[int, _Mailbox]]:
+        """A request's number, and where what concerns it arrives."""
+        number, mailbox = next(self._numbers), _Mailbox()
+        with self._guard:
+            self._mailboxes[number] = mailbox
+            if self._buried.is_set():
+                mailbox.put(None)
         try:
-            yield
-        except (EOFError, OSError) as error:
-            raise Temporary(f"the worker (pid {self.pid}) {self._obituary()}") from error
+            yield number, mailbox
         finally:
-            timer.cancel()
+            with self._guard:
+                del self._mailboxes[number]
 
-    def _obituary(self) -> str:
-        """Why it is dead; called when the pipe has ended."""
-        self._process.join(_REAP_SECONDS)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            found = f"was killed by {signal.Signals(-code).name}"
-            found += "; out of memory?" if -code == signal.SIGKILL else ""
+    def _send(self, message: Request | Cancel) -> None:
+        """A send that the process does not take ends with the process: see _watch."""
+        try:
+            self._process.channel.send(message)
+        except OSError as error:
+            raise self._death() from error
+
+    def _next(
+        self, mailbox: _Mailbox, deadline: float, overrun: str
+    ) -> Progressed | Beat | Answered | Failed:
+        try:
+            message = mailbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            self._process.die(f"{overrun} and was killed")
+            message = None
+        if message is None:
+            raise self._death()
+        return message
+
+    def _tell(self, progress: Progress, tell: Tell, number: int, mailbox: _Mailbox) -> None:
+        try:
+            tell(progress)
+        except Exception:
+            with contextlib.suppress(Temporary):  # it died: that ended the request, too
+                self._cancel(number, mailbox)
+            raise
+
+    def _cancel(self, number: int, mailbox: _Mailbox) -> None:
+        self._send(Cancel(number))
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        overrun = f"did not let go of a cancelled request within {_CANCEL_SECONDS:g} s"
+        while not isinstance(self._next(mailbox, deadline, overrun), Answered | Failed):
+            pass
+
+    # -- what it says
+
+    def _read(self) -> None:
+        """Takes what the process says, until it is gone."""
+        try:
+            while True:
+                message = self._process.channel.receive()
+                self._heard += 1
+                self._dispatch(message)
+        except (EOFError, OSError):
+            pass
+        except Exception as error:
+            log.exception("a worker's message could not be taken", pid=self.pid)
+            self._process.die(f"said what its parent does not understand: {error!r}")
+        self._bury()
+
+    def _dispatch(self, message: object) -> None:
+        if isinstance(message, Progressed | Answered):
+            self._post(message.id, message)
+        elif isinstance(message, Failed):
+            self._failed(message)
+        elif isinstance(message, Beat):
+            self._beat(message)
+        elif isinstance(message, Logged):
+            at_level = log.warning if message.level in ("warning", "error") else log.info
+            at_level(message.event, pid=self.pid, **message.values)
+        elif isinstance(message, Loaded):
+            self._load_seconds[message.model] = round(message.seconds, 3)
+        elif isinstance(message, Ready):
+            self.ready = True
+            self._settled.set()
+            seconds = round(time.monotonic() - self._begin, 3)
+            log.info("worker ready", pid=self.pid, seconds=seconds, models=self._load_seconds)
+
+    def _post(self, number: int, message: Progressed | Answered | Failed) -> None:
+        with self._guard:
+            mailbox = self._mailboxes.get(number)
+        if mailbox is not None:
+            mailbox.put(message)
+
+    def _failed(self, failed: Failed) -> None:
+        if failed.id is not None:
+            self._post(failed.id, failed)
+            if failed.spoiled:
+                self._process.die(f"is replaced after a failure: {failed.error}")
+        elif self.ready:
+            self._process.die(f"is replaced after a failure: {failed.error}")
         else:
-            found = f"ended with exit code {code}"
-        self._die(found)
-        return self._end_reason or found
+            kind = Temporary if isinstance(failed.error, Temporary) else Fatal
+            self._load_error = kind(f"the worker cannot load its models: {failed.error}")
+            self._process.die(f"could not load its models: {failed.error}")
 
+    def _beat(self, beat: Beat) -> None:
+        self.resident = beat.resident
+        for doing in beat.doing:
+            if doing.seconds > self._timeout_seconds:
+                limit = f"{self._timeout_seconds:g} s"
+                self._process.die(
+                    f"did not end a request's step {doing.step} in {limit} and was killed"
+                )
+        with self._guard:
+            mailboxes = tuple(self._mailboxes.values())
+        for mailbox in mailboxes:
+            mailbox.put(beat)
 
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A child inherits the mask: Ctrl-C cannot hit it before it has said that it ignores it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def _watch(self) -> None:
+        """Kills the process when it is silent for too long.
+
+        Ticks are counted, not seconds: a parent that slept itself finds the messages waiting.
+        While models are loaded the interpreter may be held for long; wait_ready has its own limit.
+        """
+        before, silent = 0, 0
+        while not self._buried.wait(self._heartbeat_seconds / _TICKS):
+            silent = silent + 1 if self.ready and self._heard == before else 0
+            before = self._heard
+            if silent >= _TICKS:
+                self._process.die(
+                    f"said nothing for {self._heartbeat_seconds:g} s and was killed: it hung"
+                )
+
+    # -- its end
+
+    def _bury(self) -> None:
+        """The pipe has ended: tells everybody who waits, and the one who may replace it."""
+        self._process.found_dead()
+        self._settled.set()
+        with self._guard:
+            self._buried.set()
+            for mailbox in self._mailboxes.values():
+                mailbox.put(None)
+        self._on_end(self)
+
+    def _death(self) -> Temporary:
+        """What to raise when it is gone; its reason is known a moment after its pipe has ended."""
+        self._buried.wait(2 * REAP_SECONDS)
+        return Temporary(f"the worker (pid {self.pid}) {self._process.end_reason}")

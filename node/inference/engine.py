@@ -1,19 +1,23 @@
-"""Engines: a warm worker process beside the node, or everything in this process.
+"""Engines: warm worker processes beside the node, or everything in this process.
 
 Imports neither torch nor nnunetv2; InProcessEngine does on first use.
 """
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Segmenter, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference import environment
+from node.inference import devices, environment
 from node.inference.child import Child
+from node.inference.worker import Settings
 
 _LOAD_SECONDS = 600.0  # a worker that replaces a dead one must be ready by then
 
@@ -21,9 +25,11 @@ log = structlog.get_logger()
 
 
 class WorkerEngine:
-    """Segments in one child process, which is replaced when it dies, hangs or is spoiled.
+    """Segments in child processes, each of which is replaced when it dies, hangs or is spoiled.
 
-    timeout_seconds bounds one request, from sending the Volumes to the answer.
+    device: "auto" takes every GPU that is there, else the CPU. workers: per device.
+    timeout_seconds bounds each of the three steps of a request, heartbeat_seconds a worker's
+    silence. memory_bytes: what the models of one worker may hold at rest; 0: what the device has.
     """
 
     def __init__(
@@ -32,90 +38,144 @@ class WorkerEngine:
         device: str = "auto",
         threads: int = 0,
         timeout_seconds: float = 3600.0,
+        *,
+        workers: int = 1,
+        heartbeat_seconds: float = 60.0,
+        backend: str = "auto",
+        cache: Path | None = None,
+        memory_bytes: int = 0,
     ) -> None:
         self._models = dict(models)
-        self._device, self._threads = device, threads
-        self._timeout_seconds = timeout_seconds
-        self._turn = threading.Lock()  # one request at a time
-        self._change = threading.Lock()  # guards _child and _stopped; held only for moments
-        self._child: Child | None = None
+        self._timeout_seconds, self._heartbeat_seconds = timeout_seconds, heartbeat_seconds
+        names = [name for name in devices.resolve(device) for _ in range(workers)]
+        shared = threads or (max(1, environment.cores(0) // len(names)) if len(names) > 1 else 0)
+        settings = Settings("", shared, backend, cache, memory_bytes)
+        self._posts = [_Post(replace(settings, device=name)) for name in names]
+        self._change = threading.Lock()  # guards _posts and _stopped; held only for moments
         self._stopped = True
 
     @property
-    def pid(self) -> int | None:
-        """The worker process, or None while there is none."""
-        child = self._child
-        return child.pid if child and child.alive else None
+    def workers(self) -> int:
+        """How many processes there are to be."""
+        return len(self._posts)
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker processes that live."""
+        children = [post.child for post in self._posts]
+        return [child.pid for child in children if child and child.alive and child.pid]
 
     def start(self) -> None:
-        """Starts the worker process; it loads in the background. Raises Temporary."""
+        """Starts the worker processes; they load in the background. Raises Temporary."""
         with self._change:
             self._stopped = False
-        self._living_child()
+            self._fill_posts()
 
     def wait_ready(self, timeout: float) -> dict[str, float]:
-        """Seconds to load and warm each model, by name, once all of them are.
+        """Seconds to load and warm each model, by name, once every worker has all of them.
 
-        Raises Fatal with the worker's reason, or when `timeout` seconds have passed.
+        Raises Fatal with a worker's reason, or when `timeout` seconds have passed.
         """
-        with self._turn:
-            child = self._child
-            if child is None:
+        deadline = time.monotonic() + timeout
+        seconds: dict[str, float] = {}
+        for post in self._posts:
+            if post.child is None:
                 raise Fatal("the worker was not started")
             try:
-                return child.wait_ready(timeout)
+                seconds |= post.child.wait_ready(max(0.0, deadline - time.monotonic()))
             except Temporary as error:
                 raise Fatal(str(error)) from error
+        return seconds
 
     def segment(
         self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
     ) -> LabelMap:
-        """As Engine.segment. Raises Temporary when the worker dies or hangs; another one follows.
+        """As Engine.segment, from any number of threads. `tell` is called in the calling one.
 
-        Raises Fatal when the worker cannot load its models, RuntimeError with the worker's
-        traceback for a bug.
+        Raises Temporary when the worker dies or hangs; another one follows. Raises Fatal when the
+        worker cannot load its models, RuntimeError with the worker's traceback for a bug.
         """
         if self._models.get(model.name) != model:
             raise ValueError(f'the worker was not given this model "{model.name}"')
-        with self._turn:
-            child = self._living_child()
-            try:
-                child.wait_ready(_LOAD_SECONDS)
-                return child.segment(model.name, volumes, self._timeout_seconds)
-            finally:
-                self._replace_if_dead(child)
+        with self._placed(model) as child:
+            child.wait_ready(_LOAD_SECONDS)
+            return child.segment(model.name, volumes, tell)
 
     def stop(self) -> None:
-        """Ends the worker process within 2 s, whatever it is doing."""
+        """Ends the worker processes within 2 s, whatever they are doing."""
         with self._change:
             self._stopped = True
-            child, self._child = self._child, None
-        if child is not None:
+            children = [post.child for post in self._posts if post.child is not None]
+            for post in self._posts:
+                post.child = None
+        for child in children:
             child.stop()
 
-    def _living_child(self) -> Child:
+    @contextlib.contextmanager
+    def _placed(self, model: Model) -> Iterator[Child]:
+        """The worker for a request: one that is ready, with few to answer, that has the model."""
         with self._change:
-            if self._stopped:
-                raise Temporary("the worker is stopped")
-            if self._child is None or not self._child.alive:
+            self._fill_posts()
+            children = [post.child for post in self._posts if post.child is not None]
+            child = min(children, key=lambda child: _burden(child, model))
+            child.requests += 1
+        try:
+            yield child
+        finally:
+            with self._change:
+                child.requests -= 1
+
+    def _fill_posts(self) -> None:
+        """Starts a process at each post that has none alive. The caller holds the lock."""
+        if self._stopped:
+            raise Temporary("the worker is stopped")
+        for post in self._posts:
+            if post.child is None or not post.child.alive:
                 try:
-                    self._child = Child(self._models, self._device, self._threads)
+                    post.child = self._new_child(post.settings)
                 except OSError as error:  # no memory or no process left
                     raise Temporary(f"the worker cannot be started: {error}") from error
-            return self._child
 
-    def _replace_if_dead(self, child: Child) -> None:
-        """The next request shall not have to wait for a whole start."""
-        if not child.alive and not child.failed_to_load:
-            with contextlib.suppress(Temporary):  # stopped, or to be tried by the next request
-                self._living_child()
+    def _new_child(self, settings: Settings) -> Child:
+        return Child(
+            self._models, settings, self._timeout_seconds, self._heartbeat_seconds, self._replace
+        )
+
+    def _replace(self, dead: Child) -> None:
+        """The next request shall not have to wait for a whole start.
+
+        What never became ready is started again by the next request only, or it would be for ever.
+        """
+        if dead.ready:
+            with self._change, contextlib.suppress(Temporary):  # stopped, or tried again later
+                self._fill_posts()
+
+
+def _burden(child: Child, model: Model) -> tuple[bool, int, bool]:
+    """The less, the better this worker for a request."""
+    return not child.ready, child.requests, model.fingerprint not in child.resident
+
+
+@dataclass
+class _Post:
+    """A place for one worker, and the process that is there now."""
+
+    settings: Settings
+    child: Child | None = None
 
 
 class InProcessEngine:
     """Segments in this process, for `segnode predict`. Models are loaded on first use."""
 
-    def __init__(self, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        threads: int = 0,
+        backend: str = "auto",
+        cache: Path | None = None,
+    ) -> None:
         self._device, self._threads = device, threads
+        self._backend, self._cache = backend, cache
         self._turn = threading.Lock()
         self._segmenters: dict[str, Segmenter] = {}  # by fingerprint
 
@@ -126,10 +186,10 @@ class InProcessEngine:
         with self._turn:
             if model.fingerprint not in self._segmenters:
                 self._segmenters[model.fingerprint] = self._load(model)
-            return self._segmenters[model.fingerprint].segment(volumes)
+            return self._segmenters[model.fingerprint].segment(volumes, tell)
 
     def _load(self, model: Model) -> Segmenter:
         environment.prepare(self._threads)
         from node.inference.segmenter import NnunetSegmenter  # torch and nnunetv2: only now
 
-        return NnunetSegmenter(model, self._device, self._threads)
+        return NnunetSegmenter(model, self._device, self._threads, self._backend, self._cache)

@@ -1,124 +1,143 @@
-"""The worker process: loads every model once, then answers one request after another.
+"""The worker process: loads every model, then answers requests until the parent is gone.
 
-This module runs in the child and names what travels between it and its parent. Importing it loads
-neither torch nor nnunetv2; `main` does.
+This module runs in the child. Importing it loads neither torch nor nnunetv2; `main` does.
 """
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
-from node.core.errors import SegnodeError, Temporary
-from node.core.model import Model, Segmenter
-from node.core.volume import LabelMap, Volume
+import structlog
+
+from node.core.model import Model
 from node.inference import environment
+from node.inference.memory import DeviceMemory, memory_of
+from node.inference.messages import (
+    Beat,
+    Cancel,
+    Channel,
+    Loaded,
+    Logged,
+    Ready,
+    Request,
+    failure,
+)
+from node.inference.residency import Residency, Resident
+from node.inference.steps import Steps
 
 _ORPHANED, _THREAD_DIED = 70, 71  # exit codes
+_BEAT_SECONDS = 1.0
+# The models' part of what they hold and what is free; the rest is for volumes and activations.
+_MODELS_PART = (3, 4)
 
 
 @dataclass(frozen=True)
-class Request:
-    """Segment these Volumes, one per channel, with the Model of this name."""
+class Settings:
+    """How a worker runs its models. memory_bytes: for them at rest; 0: what its device has."""
 
-    model: str
-    volumes: tuple[Volume, ...]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """One model is built and warm. seconds: how long that took."""
-
-    model: str
-    seconds: float
+    device: str = "auto"
+    threads: int = 0
+    backend: str = "auto"
+    cache: Path | None = None
+    memory_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Ready:
-    """Every model is loaded."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """What went wrong. spoiled: the process may be in a bad state and must be replaced."""
-
-    error: Exception
-    spoiled: bool
-
-
-Answer = Loaded | Ready | Failed | LabelMap
-
-
-def send(connection: Connection, message: Request | Answer) -> None:
-    """Protocol 5 writes arrays straight into the message; Connection.send copies them twice."""
-    connection.send_bytes(pickle.dumps(message, protocol=5))
-
-
-def receive(connection: Connection) -> Any:
-    """The next message. Raises EOFError when the other side is gone."""
-    return pickle.loads(connection.recv_bytes())
-
-
-def main(connection: Connection, models: Mapping[str, Model], device: str, threads: int) -> None:
+def main(connection: Connection, models: Mapping[str, Model], settings: Settings) -> None:
     """The life of the worker process: load, then answer until the parent hangs up or dies."""
     _arrange_signals()
     _die_with_parent()
     os.dup2(2, 1)  # stdout belongs to the parent's command; stderr takes what is printed
-    _give_up_when_a_thread_dies(connection)
+    channel = Channel(connection)
+    _log_through(channel)
+    _give_up_when_a_thread_dies(channel)
     try:
-        segmenters = _load(connection, models, device, threads)
-        send(connection, Ready())
-        while True:
-            request = receive(connection)
-            send(connection, _answer(segmenters[request.model], request.volumes))
+        _serve(channel, _start(channel, models, settings))
     except (EOFError, ConnectionError):  # the parent hung up
-        return
+        pass
     except Exception as error:
-        send(connection, failure(error))
+        channel.send(failure(None, error))
+    os._exit(0)  # a thread in the middle of its work would make an orderly end a crash
 
 
-def _load(
-    connection: Connection, models: Mapping[str, Model], device: str, threads: int
-) -> dict[str, Segmenter]:
-    environment.prepare(threads)
+def _start(channel: Channel, models: Mapping[str, Model], settings: Settings) -> Steps:
+    environment.prepare(settings.threads)
+    memory = memory_of(settings.device)
+    residency = Residency(_loader(settings), lambda held: _budget(settings, memory, held))
+    residency.load_all(models, lambda name, seconds: channel.send(Loaded(name, seconds)))
+    steps = Steps(models, residency, memory, channel.send, lambda: _use_cores(settings.threads))
+    steps.start()
+    _beat(channel, steps, residency)
+    channel.send(Ready())
+    return steps
+
+
+def _use_cores(threads: int) -> None:
+    """torch's number of threads belongs to the thread that calls it."""
+    import torch
+
+    torch.set_num_threads(environment.cores(threads))
+
+
+def _loader(settings: Settings) -> Any:
     from node.inference.segmenter import NnunetSegmenter  # torch and nnunetv2: seconds, not before
 
-    segmenters: dict[str, Segmenter] = {}
-    for name, model in models.items():
-        begin = time.monotonic()
-        segmenter = NnunetSegmenter(model, device, threads)
-        segmenter.warm_up()
-        segmenters[name] = segmenter
-        send(connection, Loaded(name, time.monotonic() - begin))
-    return segmenters
+    def load(model: Model) -> Resident:
+        return NnunetSegmenter(
+            model, settings.device, settings.threads, settings.backend, settings.cache
+        )
+
+    return load
 
 
-def _answer(segmenter: Segmenter, volumes: Sequence[Volume]) -> LabelMap | Failed:
-    try:
-        return segmenter.segment(volumes)
-    except Exception as error:
-        return failure(error)
+def _budget(settings: Settings, memory: DeviceMemory, held: int) -> int:
+    """Bytes that all models may hold at rest. held: what they hold now."""
+    part, whole = _MODELS_PART
+    return settings.memory_bytes or (memory.free_bytes() + held) * part // whole
 
 
-def failure(error: Exception) -> Failed:
-    """An exception as it may cross to the parent: typed where it is ours, else as its traceback.
+def _serve(channel: Channel, steps: Steps) -> None:
+    while True:
+        message = channel.receive()
+        if isinstance(message, Request):
+            steps.put(message)
+        elif isinstance(message, Cancel):
+            steps.cancel(message.id)
 
-    After anything unforeseen the process is spoiled: nnU-Net leaks a thread and the volume, and a
-    CUDA context may be lost.
-    """
-    if isinstance(error, SegnodeError):
-        return Failed(type(error)(str(error)), spoiled=False)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
-        return Failed(Temporary(f"the worker ran out of memory: {error}"), spoiled=True)
-    text = "".join(traceback.format_exception(error))
-    return Failed(RuntimeError(f"the worker failed:\n{text}"), spoiled=True)
+
+def _beat(channel: Channel, steps: Steps, residency: Residency) -> None:
+    """Says every second that the process lives, from a thread that does nothing else."""
+
+    def beat() -> None:
+        while True:
+            try:
+                channel.send(Beat(steps.doing(), residency.fingerprints))
+            except OSError:  # the parent hung up
+                return
+            time.sleep(_BEAT_SECONDS)
+
+    threading.Thread(target=beat, name="beat", daemon=True).start()
+
+
+def _log_through(channel: Channel) -> None:
+    """What is logged here appears in the node's log, in its form."""
+
+    def send(logger: object, level: str, event: MutableMapping[str, Any]) -> Any:
+        values = {key: _plain(value) for key, value in event.items() if key != "event"}
+        channel.send(Logged(level, str(event.get("event")), values))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.processors.format_exc_info, send])
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def _arrange_signals() -> None:
@@ -140,12 +159,14 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, name="watch parent", daemon=True).start()
 
 
-def _give_up_when_a_thread_dies(connection: Connection) -> None:
-    """nnU-Net's main thread waits for ever for tiles of a producer thread that has died."""
+def _give_up_when_a_thread_dies(channel: Channel) -> None:
+    """Whoever waits for a thread that has died would wait for ever."""
 
     def give_up(died: threading.ExceptHookArgs) -> None:
-        if isinstance(died.exc_value, Exception):
-            send(connection, failure(died.exc_value))
-        os._exit(_THREAD_DIED)
+        try:
+            if isinstance(died.exc_value, Exception):
+                channel.send(failure(None, died.exc_value))
+        finally:
+            os._exit(_THREAD_DIED)
 
     threading.excepthook = give_up

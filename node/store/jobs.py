@@ -1,6 +1,6 @@
 """Jobs. Each change is a guarded UPDATE and a row in job_event."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, Engine, and_, select, update
 
@@ -59,11 +59,18 @@ class JobStore:
 
     # -- lane 1: QUEUED → SEGMENTED
 
-    def take_queued(self, now: float) -> Job | None:
-        """The Job that is due the longest, with its attempt counted before the work begins."""
+    def take_queued(self, now: float, leave_out: Collection[JobId] = ()) -> Job | None:
+        """The Job that is due the longest, with its attempt counted before the work begins.
+
+        leave_out: those that this process works on. They stay QUEUED, so a crash loses none.
+        """
         with self._writing.begin() as connection:
             due = select_jobs(
-                connection, job.c.state == JobState.QUEUED, job.c.not_before <= now, oldest=True
+                connection,
+                job.c.state == JobState.QUEUED,
+                job.c.not_before <= now,
+                job.c.id.not_in(leave_out),
+                oldest=True,
             )
             if not due:
                 return None
@@ -107,6 +114,22 @@ class JobStore:
             connection.execute(
                 update(job).where(job.c.id == job_id).values(stage=stage, timings=timings)
             )
+
+    def set_progress(self, job_id: JobId, stage: str) -> None:
+        """As set_stage, while the Job is QUEUED. Raises StaleState once it is not."""
+        with self._writing.begin() as connection:
+            changed = connection.execute(
+                update(job)
+                .where(job.c.id == job_id, job.c.state == JobState.QUEUED)
+                .values(stage=stage)
+            )
+        if changed.rowcount == 0:
+            raise StaleState(f"Job {job_id} is no longer QUEUED")
+
+    def note(self, job_id: JobId, detail: str, now: float) -> None:
+        """A line of the Job's history that changes nothing."""
+        with self._writing.begin() as connection:
+            log_event(connection, job_id, now, "NOTE", None, None, detail)
 
     def retry(self, taken: Job, not_before: float, reason: str, now: float) -> None:
         """The attempt failed, a later one may not: the state stays, the time moves."""

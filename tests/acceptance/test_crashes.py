@@ -112,7 +112,12 @@ def after_close(scene: Scene) -> None:
 def during_predict(scene: Scene) -> None:
     """Dies while the network runs, and its worker with it."""
     assert storescu(scene.folder, scene.node.port).returncode == 0
-    _soon(lambda: (job := scene.job()) is not None and job["stage"] == "predict", "prediction")
+
+    def predicting() -> bool:  # "predict", then "predict 43 %"
+        job = scene.job()
+        return job is not None and (job["stage"] or "").startswith("predict")
+
+    _soon(predicting, "prediction")
     time.sleep(0.2)
     worker = _children(scene.node.process.pid)
     assert worker

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from node.core.model import Model
 from node.core.uids import derive_uid
 from node.inference.model import load_model
-from tests.integration.test_predictor import stock_labels
 from tests.peers import DEMO_MODEL, REPOSITORY
 from tests.series_factory import make_series, write_series
+from tests.stock import stock_labels
 
 HELD_OUT = 5  # of the 44; `make bench` takes all of them
 TOLERANCE = 0.005

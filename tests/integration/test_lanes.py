@@ -1,5 +1,6 @@
 """Lane 1 with a real store, real files and the one double: a Segmenter that thresholds."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from pydicom import Dataset, dcmread
 from node import pipeline
 from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
-from node.core.job import Job, JobState
-from node.core.model import InputRules, Model
+from node.core.job import Job, JobEvent, JobState
+from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
 from node.core.names import AETitle
 from node.core.volume import LabelMap, Volume
 from node.dicom.inbox import Inbox, Received
@@ -23,6 +24,7 @@ from node.lanes import CloseLane, RecordLane, SegmentLane
 from node.store import database
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore
+from node.watch import JobsInHand
 from tests.series_factory import make_series
 
 MODEL = Model(
@@ -44,15 +46,19 @@ ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
 
 
 class ThresholdEngine:
-    """Labels what is bright; `before` runs first and may raise."""
+    """Labels what is bright; `before` runs first and may raise; `during` may tell."""
 
     def __init__(self) -> None:
         self.before: Callable[[], object] = lambda: None
+        self.during: Callable[[Tell], object] = lambda tell: None
         self.calls = 0
 
-    def segment(self, volumes: Sequence[Volume], model: Model) -> LabelMap:
+    def segment(
+        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+    ) -> LabelMap:
         self.calls += 1
         self.before()
+        self.during(tell)
         (volume,) = volumes
         labels = (volume.array > 450).astype(np.uint8)
         return LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
@@ -68,8 +74,20 @@ class World:
         models = {"threshold": MODEL}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
         self.closing = CloseLane(self.inbox, self.series, [ROUTE], models, 0.01, lambda: None)
-        self.segmenting = SegmentLane(
-            self.jobs, self.inbox, self.outbox, models, self.engine, 3, lambda: None
+        in_hand = JobsInHand()
+        self.segmenting, self.segmenting_too = (
+            SegmentLane(
+                name,
+                in_hand,
+                self.jobs,
+                self.inbox,
+                self.outbox,
+                models,
+                self.engine,
+                3,
+                lambda: None,
+            )
+            for name in ("segment 0", "segment 1")
         )
 
     def receive(self, instances: Sequence[Dataset]) -> None:
@@ -93,6 +111,11 @@ class World:
 
     def job(self) -> Job:
         return self.jobs.list()[0]
+
+    def job_of(self, earlier: Job) -> Job:
+        found = self.jobs.get(earlier.id)
+        assert found is not None
+        return found
 
 
 @pytest.fixture
@@ -123,7 +146,7 @@ def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
     files = []
     for _ in range(2):  # as after a crash between the file and the state
         pipeline.segment(
-            job, world.inbox, world.outbox, {"threshold": MODEL}, world.engine, lambda stage: None
+            job, world.inbox, world.outbox, {"threshold": MODEL}, world.engine, pipeline.Unwatched()
         )
         files.append(world.outbox.files(job)[0].read_bytes())
     assert files[0] == files[1]
@@ -262,6 +285,76 @@ def test_what_was_safe_before_a_crash_is_recorded_after_it(world: World, tmp_pat
     world.recording.step()
     (seen,) = world.series.quiet_since(time.time())
     assert seen.instances == len(instances)
+
+
+def test_progress_is_shown_and_a_note_stays_in_the_history(world: World) -> None:
+    world.receive(make_series())
+    world.close()
+    stages = []
+
+    def during(tell: Tell) -> None:
+        tell(Progress(0.43, "out of memory; tried again with 1 tile at a time"))
+        stages.append(world.job().stage)
+        tell(Progress(0.44))  # within the same second: not written
+        stages.append(world.job().stage)
+
+    world.engine.during = during
+    world.segmenting.step()
+    assert stages == ["predict 43 %", "predict 43 %"]
+    notes = [one.detail for one in world.jobs.events(world.job().id) if one.event == "NOTE"]
+    assert notes == ["out of memory; tried again with 1 tile at a time"]
+    assert (world.job().state, world.job().stage) == (JobState.SEGMENTED, None)
+
+
+def test_a_job_that_is_cancelled_ends_its_prediction_and_stays_cancelled(world: World) -> None:
+    world.receive(make_series())
+    job = world.close()
+
+    def during(tell: Tell) -> None:
+        world.jobs.transition(job.id, JobState.QUEUED, JobEvent.CANCEL, time.time(), "by hand")
+        tell(Progress(0.5))
+        pytest.fail("the prediction goes on")
+
+    world.engine.during = during
+    world.segmenting.step()
+    assert (world.job().state, world.job().reason) == (JobState.CANCELLED, "by hand")
+    assert world.job().stage is None
+
+
+def test_two_lanes_never_take_the_same_job(world: World) -> None:
+    world.receive(make_series())
+    first = world.close()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    world.engine.before = wait
+    lane = threading.Thread(target=world.segmenting.step)
+    lane.start()
+    assert begun.wait(20)
+    assert world.segmenting_too.step() > 0  # there is nothing for it to do
+    world.engine.before = lambda: None
+    world.receive(make_series(name="another"))
+    second = world.close()
+    world.segmenting_too.step()
+    states = {job.id: (job.state, job.attempts) for job in world.jobs.list()}
+    assert states == {first.id: (JobState.QUEUED, 1), second.id: (JobState.SEGMENTED, 1)}
+    go_on.set()
+    lane.join(20)
+    assert world.job_of(first).state is JobState.SEGMENTED
+
+
+def test_a_lane_that_is_done_with_a_job_lets_another_have_it(world: World) -> None:
+    world.receive(make_series())
+    job = world.close()
+    world.engine.before = _raise(Temporary("the worker died"))
+    world.segmenting.step()
+    world.jobs.retry(job, 0.0, "time passes", time.time())
+    world.engine.before = lambda: None
+    world.segmenting_too.step()
+    assert (world.job().state, world.job().attempts) == (JobState.SEGMENTED, 2)
 
 
 def test_a_lane_wakes_at_once_and_stops_at_once(world: World) -> None:

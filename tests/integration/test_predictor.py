@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,52 +9,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from numpy.typing import NDArray
 
 from node.core.errors import ConfigError, Fatal, SeriesRejected
-from node.core.model import Model
 from node.core.volume import Volume
-from node.inference.folder import read_json
 from node.inference.model import load_model
 from node.inference.network import build_network, load_weights, read_checkpoint
 from node.inference.segmenter import NnunetSegmenter
 from tests.images import volume_of
 from tests.model_factory import HIPPOCAMPUS, axial_affine, make_model_folder, noise_volume
-
-REGIONS = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
-
-
-def stock_labels(
-    model: Model, array: NDArray[np.float32], spacing: Sequence[float]
-) -> NDArray[np.generic]:
-    """What nnU-Net's own predictor makes of an array (c, z, y, x) with spacing (z, y, x) mm."""
-    plans = PlansManager(read_json(model.folder / "plans.json"))
-    dataset = read_json(model.folder / "dataset.json")
-    configuration = plans.get_configuration(model.configuration)
-    paths = [model.folder / f"fold_{fold}" / model.checkpoint_name for fold in model.folds]
-    trained = [torch.load(path, weights_only=False) for path in paths]
-    network = build_network(
-        configuration.configuration["architecture"],
-        len(model.channels),
-        plans.get_label_manager(dataset).num_segmentation_heads,
-        model.folder,
-    )
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.manual_initialization(
-        network,
-        plans,
-        configuration,
-        [checkpoint["network_weights"] for checkpoint in trained],
-        dataset,
-        "",
-        trained[0]["inference_allowed_mirroring_axes"],
-    )
-    labels: NDArray[np.generic] = predictor.predict_single_npy_array(
-        array, {"spacing": list(spacing)}
-    )
-    return labels
+from tests.stock import stock_labels
 
 
 def architecture_of(folder: Path) -> dict[str, Any]:
@@ -81,33 +43,6 @@ def test_a_dicom_volume_gets_the_labels_nnunet_gives_the_nifti_it_came_from(
     assert np.array_equal(found.affine, axial.affine)
     assert found.frame_of_reference_uid == axial.frame_of_reference_uid
     np.testing.assert_array_equal(found.array[:, ::-1, ::-1], expected)  # stored with x, y reversed
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
-        pytest.param({"channels": 2, "folds": ("0", "1")}, id="two channels, two folds"),
-        pytest.param({"labels": REGIONS, "regions_class_order": (2, 5)}, id="regions"),
-        pytest.param({"patch": (16, 24), "spacing": (1.0, 1.5)}, id="2D"),
-        pytest.param(
-            {"transpose_forward": (2, 0, 1), "patch": (8, 16, 24), "spacing": (4.0, 1.0, 1.2)},
-            id="transposed, anisotropic",
-        ),
-        pytest.param({"mirrors": (0, 2)}, id="two mirrors"),
-    ],
-)
-def test_every_kind_of_model_gives_the_labels_that_nnunet_gives(
-    made: dict[str, Any], tmp_path: Path
-) -> None:
-    model = load_model("m", make_model_folder(tmp_path / "m", **made), "native")
-    volumes = [
-        noise_volume((12, 26, 30), (2.5, 1.1, 0.9), channel=number)
-        for number in range(len(model.channels))
-    ]
-    found = NnunetSegmenter(model).segment(volumes).array
-    expected = stock_labels(model, np.stack([v.array for v in volumes]), (2.5, 1.1, 0.9))
-    np.testing.assert_array_equal(found, expected)
-    assert set(np.unique(found)) == {0, *(segment.number for segment in model.segments)}
 
 
 def test_more_than_255_labels_fit_in_the_label_map(tmp_path: Path) -> None:

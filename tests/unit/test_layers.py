@@ -5,8 +5,9 @@ from pathlib import Path
 
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
-    {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show", "terminal"},
-    {"lanes", "pipeline"},
+    {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
+    | {"show_added", "terminal"},
+    {"lanes", "pipeline", "watch"},
     {"dicom", "inference", "store"},
     {"core"},
 ]
