@@ -13,7 +13,7 @@ help:
 	@echo 'make demo     start the node and a small PACS, send a series, show the SEG (KEEP=1: leave it running)'
 	@echo 'make test     every test (ARGS="-k inbox" goes to pytest)'
 	@echo 'make soak     the tests that kill the node many times over'
-	@echo 'make bench    the benchmarks'
+	@echo 'make bench    the benchmarks (ARGS="inference": one part; ARGS=--quick: tiny, to try them)'
 	@echo 'make check    format, lint and types, as CI does; make format mends the format'
 	@echo 'make setup    only the environment, .venv'
 	@echo 'make clean    remove .venv and everything the tools left'

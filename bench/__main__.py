@@ -1,62 +1,50 @@
-"""`python -m bench`: measures the main job and rewrites docs/benchmarks.md."""
+"""`python -m bench [PART …] [--quick]`: measures, and rewrites its sections of the page."""
 
-import os
-import platform
-import subprocess
+import argparse
 import tempfile
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, main_job
-from bench.figure import Figure
+from bench import accuracy, main_job, page
+from bench.figure import Section
+from bench.inference import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-PACKAGES = ("torch", "nnunetv2", "highdicom", "pydicom", "pynetdicom", "sqlalchemy", "numpy")
+PARTS: dict[str, Callable[[Path, bool], Section]] = {
+    "main-job": main_job.measure,
+    "accuracy": accuracy.measure,
+    "inference": table.measure,
+}
+HEADINGS = (main_job.HEADING, accuracy.HEADING, table.HEADING)  # in the page's order
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        figures = [*main_job.measure(Path(folder)), *accuracy.measure(Path(folder))]
-    PAGE.write_text(_page(figures), encoding="utf-8")
-    print(PAGE.read_text(encoding="utf-8"))
+    options = _options()
+    for name in options.parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            section = PARTS[name](Path(folder), options.quick)
+        if not section.rows:
+            continue
+        text = page.text(section, f'make bench ARGS="{name}"')
+        print(f"## {section.heading}\n\n{text}\n", flush=True)
+        if not options.quick:
+            _write({section.heading: text})
 
 
-def _page(figures: Sequence[Figure]) -> str:
-    rows = [
-        f"| {figure.what} | {figure.aim} | {figure.measured} | {figure.how} |" for figure in figures
-    ]
-    return "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            "Written by `make bench`. Medians of several runs on one machine; the machine is",
-            "shared and noisy, so compare what stands in one table.",
-            "",
-            f"- Machine: {_machine()}",
-            f"- Versions: {', '.join(f'{name} {version(name)}' for name in PACKAGES)},",
-            f"  Python {platform.python_version()}, Orthanc {_orthanc()}",
-            "",
-            "| what | aim | measured | how |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=list(PARTS), help="all of them, unless named")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the bench itself")
+    return parser.parse_args()
 
 
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (
-        f"{os.cpu_count()} × {names[0] if names else platform.machine()}, {pages >> 30} GiB, no GPU"
-    )
+def _write(sections: dict[str, str]) -> None:
+    """After each part: an hour's figures are not lost to what comes after them."""
+    written = page.rewritten(PAGE.read_text(encoding="utf-8"), sections, HEADINGS)
+    beside = PAGE.with_suffix(".tmp")
+    beside.write_text(written, encoding="utf-8")
+    beside.replace(PAGE)
 
 
-def _orthanc() -> str:
-    done = subprocess.run(["Orthanc", "--version"], capture_output=True, text=True, check=False)
-    return done.stdout.split()[1] if done.stdout else "not installed"
-
-
-main()
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,9 @@
 The answer is nnU-Net's (inference/export_prediction.py): every head resampled to the Volume's
 grid, rounded to half precision, then the first maximum, or the regions in their order. Three
 things make it fast and small. Blocks of the Volume are finished one by one. Linear interpolation
-never leaves the range of its inputs, so a head whose highest logit around a block lies below
-another's lowest cannot win there and is left out: exact, since logits are half precision and
-rounding is monotone. And a block that only one head can win is not computed at all.
+never leaves the range of its inputs, so a head whose highest logit in a cell lies below another's
+lowest cannot win there and is left out: exact, since logits are half precision and rounding is
+monotone. And a block that only one head can win is not computed at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from node.inference.plans import SPLINE, Heads, Rule
 from node.inference.preprocess import Case
 from node.inference.resampling import Matrix, Operator, Resampling, Taps, apply_along
 
-_COARSE = 8  # voxels of the network's grid along each axis whose extremes are kept
+_CELL = 8  # voxels of the network's grid along each axis
 _CPU_BLOCK = (8, 64, 64)  # fits a core's cache
 _GPU_BLOCK = (32, 256, 256)
 
@@ -69,27 +69,32 @@ class _Blocks:
                 to_source.operators, to_source.new_shape, block, strict=True
             )
         ]
-        coarse = [-(-size // _COARSE) for size in logits.shape[1:]]
-        self._highest = torch.empty((len(logits), *coarse))
-        self._lowest = torch.empty((len(logits), *coarse))
+        cells = [-(-size // _CELL) for size in logits.shape[1:]]
+        self._highest = torch.empty((len(logits), *cells))
+        self._lowest = torch.empty((len(logits), *cells))
+        self._able = torch.empty((len(logits), *cells), dtype=torch.bool)
 
     def run(self, crew: Crew) -> None:
         crew.each(self._survey, range(len(self._logits)))
         if not bool((self._highest - self._lowest).isfinite().all()):
             raise _overflown()
+        if self._heads.regions_class_order is None:
+            torch.ge(self._highest, self._lowest.amax(0), out=self._able)
+        else:
+            torch.gt(self._highest, 0.0, out=self._able)  # sigmoid(x) > 0.5
         slices, rows, columns = self._spans
         crew.each(self._finish, product(slices, rows, columns))
 
     @torch.inference_mode()
     def _survey(self, head: int) -> None:
-        """Highest and lowest logit of one head in each coarse cell."""
-        self._highest[head] = _coarsest(self._logits[head], torch.amax)
-        self._lowest[head] = _coarsest(self._logits[head], torch.amin)
+        """Highest and lowest logit of one head in each cell."""
+        self._highest[head] = by_cell(self._logits[head], torch.amax)
+        self._lowest[head] = by_cell(self._logits[head], torch.amin)
 
     @torch.inference_mode()
     def _finish(self, block: tuple[Span, Span, Span]) -> None:
         out = self._labels[tuple(span.out for span in block)]
-        able = self._able(block)
+        able = self._able_in(block)
         if self._heads.regions_class_order is None and len(able) == 1:
             out.fill_(able[0])
             return
@@ -102,17 +107,13 @@ class _Blocks:
             order = self._heads.regions_class_order
             out.copy_(painted(values, [order[head] for head in able], out.dtype))
 
-    def _able(self, block: tuple[Span, Span, Span]) -> list[int]:
+    def _able_in(self, block: tuple[Span, Span, Span]) -> list[int]:
         """The heads that can be seen somewhere in the block, ascending."""
         cells = tuple(
-            slice(span.source.start // _COARSE, (span.source.stop - 1) // _COARSE + 1)
-            for span in block
+            slice(span.source.start // _CELL, (span.source.stop - 1) // _CELL + 1) for span in block
         )
-        highest = self._highest[:, *cells].amax((1, 2, 3))
-        if self._heads.regions_class_order is not None:
-            return torch.nonzero(highest > 0)[:, 0].tolist()  # sigmoid(x) > 0.5
-        lowest = self._lowest[:, *cells].amin((1, 2, 3))
-        return torch.nonzero(highest >= lowest.max())[:, 0].tolist()
+        able: list[int] = torch.nonzero(self._able[:, *cells].flatten(1).any(1))[:, 0].tolist()
+        return able
 
     def _resampled(self, able: Sequence[int], block: tuple[Span, Span, Span]) -> torch.Tensor:
         where = tuple(span.source for span in block)
@@ -178,12 +179,19 @@ def _overflown() -> Fatal:
     )
 
 
-def _coarsest(
+def by_cell(
     logits: torch.Tensor, extreme: Callable[[torch.Tensor, int], torch.Tensor]
 ) -> torch.Tensor:
-    """(slice, row, column) → its extremes in cells of _COARSE voxels along each axis."""
+    """(slice, row, column) → the extremes of each cell, which shares a face with the next one.
+
+    So any two neighbours, and what is interpolated between them, lie in one cell.
+    """
     for axis in range(3):
-        parts = [extreme(part, axis) for part in torch.split(logits, _COARSE, axis)]
+        size = logits.shape[axis]
+        parts = [
+            extreme(logits.narrow(axis, start, min(_CELL + 1, size - start)), axis)
+            for start in range(0, size, _CELL)
+        ]
         logits = torch.stack(parts, axis)
     return logits.float().cpu()
 

@@ -1,0 +1,1 @@
+"""The predictor beside stock nnU-Net, side by side in one run on one machine."""
