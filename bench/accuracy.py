@@ -2,12 +2,16 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from bench.figure import Figure, Section
+from node.core.model import Profile
 from node.inference.model import load_model
 from tests.acceptance.test_predict import dice, nnunet_on_nifti, predict, write_as_dicom
 
@@ -15,34 +19,54 @@ SHARED = Path(__file__).parents[2] / "shared"
 HEADING = "Accuracy"
 LABELS = {1: "anterior", 2: "posterior"}
 _QUICK = 2  # cases
+_FASTER = (Profile.FAST, Profile.FASTEST)
+_MODEL = SHARED / "models" / "hippocampus"
+_DATA = SHARED / "data" / "hippocampus"
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Held-out volumes, their labels by hand, and the folder of their DICOM series."""
+
+    images: Mapping[str, sitk.Image]
+    truths: Mapping[str, NDArray[np.generic]]
+    series: Mapping[str, str]  # Series Instance UIDs
+    folder: Path
+
+    def predicted(self, profile: Profile) -> dict[str, NDArray[np.generic]]:
+        """What the command finds, by case, on the grid of the labels by hand."""
+        out = self.folder.with_name(profile)
+        found = predict(_MODEL, self.folder, out, "--profile", profile)
+        return {
+            case: sitk.GetArrayFromImage(sitk.DICOMOrient(found[uid], "RAS"))
+            for case, uid in self.series.items()
+        }
 
 
 def measure(folder: Path, quick: bool) -> Section:
-    """The Dice of both, and the largest difference of any case and label."""
-    model_folder = SHARED / "models" / "hippocampus"
-    data = SHARED / "data" / "hippocampus"
-    if not (model_folder.is_dir() and data.is_dir()):
+    """The Dice of both, the largest difference of any case and label, and that of the profiles."""
+    if not (_MODEL.is_dir() and _DATA.is_dir()):
         return Section(HEADING, [])
-    cases = json.loads((model_folder / "splits_final.json").read_text())[0]["val"]
-    return Section(
-        HEADING, [_figure(folder, model_folder, data, cases[: _QUICK if quick else None])]
-    )
+    names = json.loads((_MODEL / "splits_final.json").read_text())[0]["val"]
+    cases = _cases(names[: _QUICK if quick else None], folder / "in")
+    return Section(HEADING, [_exact(cases), *(_profile(cases, p) for p in _FASTER)])
 
 
-def _figure(folder: Path, model_folder: Path, data: Path, cases: Sequence[str]) -> Figure:
-    images = {c: sitk.ReadImage(str(data / "imagesTr" / f"{c}_0000.nii.gz")) for c in cases}
-    series = {case: write_as_dicom(images[case], case, folder / "in") for case in cases}
-    found = predict(model_folder, folder / "in", folder / "out")
-    model = load_model("hippocampus", model_folder)
-    ours: dict[int, list[float]] = {label: [] for label in LABELS}
-    theirs: dict[int, list[float]] = {label: [] for label in LABELS}
-    for case in cases:
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(data / "labelsTr" / f"{case}.nii.gz")))
-        stock = nnunet_on_nifti(model, images[case])
-        mine = sitk.GetArrayFromImage(sitk.DICOMOrient(found[series[case]], "RAS"))
-        for label in LABELS:
-            ours[label].append(dice(mine, truth, label))
-            theirs[label].append(dice(stock, truth, label))
+def _cases(names: Sequence[str], folder: Path) -> Cases:
+    images = {n: sitk.ReadImage(str(_DATA / "imagesTr" / f"{n}_0000.nii.gz")) for n in names}
+    truths = {
+        n: sitk.GetArrayFromImage(sitk.ReadImage(str(_DATA / "labelsTr" / f"{n}.nii.gz")))
+        for n in names
+    }
+    series = {name: write_as_dicom(image, name, folder) for name, image in images.items()}
+    return Cases(images, truths, series, folder)
+
+
+def _exact(cases: Cases) -> Figure:
+    model = load_model("hippocampus", _MODEL)
+    ours = _dice(cases, cases.predicted(Profile.EXACT))
+    stock = {name: nnunet_on_nifti(model, image) for name, image in cases.images.items()}
+    theirs = _dice(cases, stock)
     worst = max(abs(a - b) for x in LABELS for a, b in zip(ours[x], theirs[x], strict=True))
     means = ", ".join(
         f"{name} {statistics.mean(ours[label]):.4f} / {statistics.mean(theirs[label]):.4f}"
@@ -52,5 +76,20 @@ def _figure(folder: Path, model_folder: Path, data: Path, cases: Sequence[str]) 
         "Dice of `segnode predict` on DICOM / `nnUNetPredictor` on the NIfTI",
         "within 0.005",
         f"{means}; largest difference of a case {worst:.4f}",
-        f"{len(cases)} held-out volumes of Task04 against their labels",
+        f"{len(cases.images)} held-out volumes of Task04 against their labels",
     )
+
+
+def _profile(cases: Cases, profile: Profile) -> Figure:
+    found = _dice(cases, cases.predicted(profile))
+    means = ", ".join(
+        f"{name} {statistics.mean(found[label]):.4f}" for label, name in LABELS.items()
+    )
+    return Figure(f"the same with `--profile {profile}`", "–", means, "the same volumes")
+
+
+def _dice(cases: Cases, found: Mapping[str, NDArray[np.generic]]) -> dict[int, list[float]]:
+    return {
+        label: [dice(found[name], truth, label) for name, truth in cases.truths.items()]
+        for label in LABELS
+    }

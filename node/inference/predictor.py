@@ -64,8 +64,9 @@ class Predictor:
         On the networks' device, or on the CPU where that has no room. Raises torch's
         OutOfMemoryError or MemoryError where nothing has, and what `tell` raises.
         """
-        ways = self._ways()
-        for way, frugal in zip(ways, [*ways[1:], None], strict=True):
+        movable = all(hasattr(network, "on_cpu") for network in self._networks)
+        possible = ways(self._networks[0].device, self._batch, movable=movable)
+        for way, frugal in zip(possible, [*possible[1:], None], strict=True):
             try:
                 return self._all_folds(case, way, tell)
             except (RuntimeError, MemoryError) as error:
@@ -77,16 +78,6 @@ class Predictor:
             _free_cached_memory()
             tell(Progress(0.0, note))
         raise AssertionError("the last way returns or raises")
-
-    def _ways(self) -> list[Way]:
-        """The usual one first. The next case begins with it again."""
-        device = self._networks[0].device
-        batches = sorted({self._batch, 1}, reverse=True)
-        if device.type == "cpu":
-            return [Way(batch, _CPU) for batch in batches]
-        ways = [*(Way(batch, device) for batch in batches), Way(1, _CPU)]
-        movable = all(hasattr(network, "on_cpu") for network in self._networks)
-        return [*ways, Way(1, _CPU, on_cpu=True)] if movable else ways
 
     def _all_folds(self, case: Case, way: Way, tell: Tell) -> torch.Tensor:
         count = len(self._networks)
@@ -136,6 +127,19 @@ class Predictor:
         heads = self._plan.heads
         first = 1.0 if heads.regions_class_order is None else -1.0
         return [first, *[-1.0] * (heads.count - 1)]
+
+
+def ways(device: torch.device, batch: int, *, movable: bool) -> list[Way]:
+    """How a case may be run, the usual way first; every case begins with that one.
+
+    movable: whether the networks can be copied to the CPU.
+    """
+    batches = sorted({batch, 1}, reverse=True)
+    if device.type == "cpu":
+        return [Way(number, _CPU) for number in batches]
+    on_device = [Way(number, device) for number in batches]
+    last = [Way(1, _CPU, on_cpu=True)] if movable else []
+    return [*on_device, Way(1, _CPU), *last]
 
 
 def _part(tell: Tell, number: int, count: int) -> Tell:

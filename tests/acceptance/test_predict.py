@@ -26,10 +26,10 @@ def dice(one: NDArray[np.generic], other: NDArray[np.generic], label: int) -> fl
     return 2 * both / (np.count_nonzero(one == label) + np.count_nonzero(other == label))
 
 
-def predict(model: Path, folder: Path, out: Path) -> dict[str, sitk.Image]:
+def predict(model: Path, folder: Path, out: Path, *options: str) -> dict[str, sitk.Image]:
     """Runs the command; the label maps by Series Instance UID."""
     done = subprocess.run(
-        [sys.executable, "-m", "node", "predict", model, folder, "-o", out, "--nifti"],
+        [sys.executable, "-m", "node", "predict", model, folder, "-o", out, "--nifti", *options],
         capture_output=True, text=True, cwd=REPOSITORY, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
