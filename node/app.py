@@ -68,8 +68,9 @@ class Node:
         models = models_of(config)
         _say_what_is_assumed(models)
         data_dir = config.node.data_dir
+        cache = data_dir / "cache"
         _make_folder(data_dir, "node.data_dir")
-        _make_folder(data_dir / "cache", "node.data_dir")
+        _make_folder(cache, "node.data_dir")
         started.enter_context(DataFolderLock(data_dir))
 
         store = database.connect(data_dir)
@@ -79,7 +80,7 @@ class Node:
         inbox = Inbox(data_dir, config.node.min_free_mb * 1_000_000)
         outbox = Outbox(data_dir)
 
-        engine = engine_of(config, models)
+        engine = engine_of(config, models, cache)
         engine.start()  # loads and warms the Models while the rest starts
         started.callback(engine.stop)
 
@@ -155,8 +156,8 @@ class Node:
             raise ConfigError(f"the models cannot be loaded: {error}") from error
 
 
-def engine_of(config: Config, models: Mapping[str, Model]) -> WorkerEngine:
-    """The worker processes of the configuration, not started yet."""
+def engine_of(config: Config, models: Mapping[str, Model], cache: Path) -> WorkerEngine:
+    """The worker processes of the configuration, not started yet. cache: of converted networks."""
     section = config.inference
     return WorkerEngine(
         models,
@@ -166,7 +167,7 @@ def engine_of(config: Config, models: Mapping[str, Model]) -> WorkerEngine:
         workers=section.workers,
         heartbeat_seconds=section.heartbeat_seconds,
         backend=section.backend,
-        cache=config.node.data_dir / "cache",
+        cache=cache,
         memory_bytes=section.memory_mb * 1_000_000,
     )
 

@@ -225,13 +225,19 @@ def models_add(
 
 
 @models_app.command("check")
-def models_check(config: ConfigPath = DEFAULT_CONFIG, device: str = "auto") -> None:
+def models_check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    device: Annotated[str | None, typer.Option(help="In place of inference.device.")] = None,
+) -> None:
     """Load each model's network and run it once on noise; exit 1 where one cannot."""
-    from node.app import models_of
-    from node.inference.engine import WorkerEngine
+    from node.app import engine_of, models_of
 
+    settings = load(config)
     configure_logging("console", "warning")
-    engine = WorkerEngine(models_of(load(config)), device, 0, 3600.0)
+    if device is not None:
+        inference = settings.inference.model_copy(update={"device": device})
+        settings = settings.model_copy(update={"inference": inference})
+    engine = engine_of(settings, models_of(settings), cache_folder())
     engine.start()
     try:
         for name, seconds in engine.wait_ready(3600.0).items():
