@@ -22,7 +22,7 @@ from node.inference.resampling import Matrix, Operator, Resampling, Taps, apply_
 
 _CELL = 8  # voxels of the network's grid along each axis
 _CPU_BLOCK = (8, 64, 64)  # fits a core's cache
-_GPU_BLOCK = (32, 256, 256)
+_GPU_BLOCK = (16, 128, 256)
 
 
 @dataclass(frozen=True, eq=False)

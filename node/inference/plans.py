@@ -122,6 +122,11 @@ def _plan(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> Pl
     preprocessor = settings.get("preprocessor_name", "DefaultPreprocessor")
     if preprocessor != "DefaultPreprocessor":
         raise ConfigError(f'"preprocessor_name": {preprocessor} is not known here')
+    manager = plans.get("label_manager", "LabelManager")
+    if manager != "LabelManager":
+        raise ConfigError(
+            f'"label_manager": {manager} is not known here: it may number labels its own way'
+        )
     return Plan(
         patch_size=tuple(int(size) for size in settings["patch_size"]),
         spacing_mm=tuple(float(mm) for mm in settings["spacing"]),
@@ -150,7 +155,7 @@ def _normalizations(
 ) -> tuple[Normalization, ...]:
     """One per channel. For the CT scheme the statistics must be there."""
     schemes, masks = settings["normalization_schemes"], settings["use_mask_for_norm"]
-    statistics = plans["foreground_intensity_properties_per_channel"]
+    statistics = plans.get(_STATISTICS) or plans[_OLDER_STATISTICS]
     found = []
     for number, scheme, mask in zip(range(channels), schemes, masks, strict=True):
         if scheme not in NORMALIZATIONS:
@@ -162,6 +167,8 @@ def _normalizations(
     return tuple(found)
 
 
+_STATISTICS = "foreground_intensity_properties_per_channel"
+_OLDER_STATISTICS = "foreground_intensity_properties_by_modality"
 _CT_STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from node.core.errors import ConfigError
-from node.inference.folder import PLANS, read_json
+from node.inference.folder import PLANS
 from node.inference.network import Checkpoint, build_network, load_weights
 from node.inference.plans import Plan, read_plan
 
-_LABEL_MANAGERS = ("LabelManager",)
 _LONGEST_REASON = 300  # characters; torch lists every parameter
 
 
@@ -21,7 +20,6 @@ class Architecture:
 
     def __init__(self, folder: Path, configuration: str) -> None:
         self._plans_path = folder / PLANS
-        _require_known_labels(self._plans_path)
         plan = read_plan(folder, configuration)
         self.name = str(plan.architecture["network_class_name"]).rpartition(".")[2]
         self._network = self._build(plan)
@@ -67,15 +65,6 @@ def _output_shape(network: torch.nn.Module, plan: Plan, device: str) -> tuple[in
     patch = torch.zeros((1, plan.input_channels, *plan.patch_size), device=device)
     with torch.inference_mode():
         return tuple(network.to(device)(patch).shape)
-
-
-def _require_known_labels(plans_path: Path) -> None:
-    manager = read_json(plans_path).get("label_manager", _LABEL_MANAGERS[0])
-    if manager not in _LABEL_MANAGERS:
-        raise ConfigError(
-            f'{plans_path}: "label_manager": {manager} is not known here, only '
-            f"{', '.join(_LABEL_MANAGERS)}: it may number labels in a way of its own"
-        )
 
 
 def _shortened(error: BaseException | None) -> str:

@@ -71,9 +71,18 @@ class Stage:
 
     def labels(self, logits: torch.Tensor, case: Case) -> NDArray[Any]:
         """uint8 or uint16 labels (slice, row, column), the axes as in the arrays prepared."""
-        found = export(logits, case, self.plan.logits_rule, self.plan.heads, self._crew).numpy()
+        found = self._exported(logits, case).numpy()
         numbers = found.view(np.uint16) if self.plan.heads.needs_16_bits else found
         return numbers.transpose(self.plan.transpose_backward)
+
+    def _exported(self, logits: torch.Tensor, case: Case) -> torch.Tensor:
+        """On the device that has the logits, or on the CPU where that has no memory for it."""
+        rule, heads = self.plan.logits_rule, self.plan.heads
+        try:
+            return export(logits, case, rule, heads, self._crew)
+        except torch.OutOfMemoryError as error:
+            log.warning("out of memory; exported on the CPU", error=str(error).splitlines()[0])
+        return export(logits.cpu(), case, rule, heads, self._crew)
 
     def warm_up(self) -> None:
         """One patch of noise through each network."""
