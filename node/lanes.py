@@ -195,7 +195,8 @@ class SegmentLane(Lane):
         elif isinstance(error, SeriesRejected):
             self._move(job, JobEvent.REJECT, str(error))
         elif isinstance(error, Temporary | OSError) and job.attempts < self._max_attempts:
-            wait = backoff_seconds(job.attempts, 1.0, 60.0, 0.0)
+            # At random, or jobs that failed together would meet again.
+            wait = backoff_seconds(job.attempts, 1.0, 60.0, random.random())
             self._jobs.retry(job, time.time() + wait, str(error), time.time())
             log.warning("job will be tried again", job=job.id, reason=str(error), in_seconds=wait)
         elif isinstance(error, Temporary | Fatal | OSError):

@@ -49,4 +49,4 @@ def require_folder(folder: Path) -> None:
 
 def cache_folder() -> Path:
     """Where a command without a data folder keeps what it made once (XDG Base Directory)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segnode"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache")).expanduser() / "segnode"

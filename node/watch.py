@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from node.core.errors import StaleState
 from node.core.job import Job
 from node.core.model import Progress
 from node.core.names import JobId
@@ -59,9 +60,17 @@ class JobWatch:
 
     def tell(self, progress: Progress) -> None:
         """Raises StaleState within about a second of a Job's end by another hand."""
+        try:
+            self._write(progress)
+        except StaleState:
+            raise
+        except Exception as error:  # a busy database; no reason to lose a prediction
+            log.warning("progress is not written", job=self._job.id, error=str(error))
+
+    def _write(self, progress: Progress) -> None:
         if progress.note is not None:
-            self._jobs.note(self._job.id, progress.note, time.time())
             log.warning("job noted", job=self._job.id, model=self._job.model, note=progress.note)
+            self._jobs.note(self._job.id, progress.note, time.time())
         now = time.monotonic()
         if now - self._told_at >= _TELL_SECONDS:
             self._told_at = now

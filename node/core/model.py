@@ -32,6 +32,9 @@ class Profile(StrEnum):
     FASTEST = "fastest"  # no mirrors, tiles 0.8 of a patch apart, tiles wholly in air skipped
 
 
+TILE_STEP = {Profile.EXACT: 0.5, Profile.FAST: 0.5, Profile.FASTEST: 0.8}  # of the patch
+
+
 @dataclass(frozen=True)
 class Model:
     """One nnU-Net v2 trained model folder with its model.toml.

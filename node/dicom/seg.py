@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmwrite
 
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
-from node.core.model import Model, Profile
+from node.core.model import TILE_STEP, Model, Profile
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, long_string, name_of, required, sr_code
@@ -46,7 +46,9 @@ ORIENTATION_ASSUMED: Final = "orientation assumed"
 # What a profile changes, by name; a result of the exact one does not mention it.
 CHANGES: Final = {
     Profile.FAST: "no mirroring",
-    Profile.FASTEST: "no mirroring; tile step 0.8 of a patch; tiles of air skipped",
+    Profile.FASTEST: (
+        f"no mirroring; tile step {TILE_STEP[Profile.FASTEST]} of a patch; tiles of air skipped"
+    ),
 }
 
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # PS3.16 CID 7162

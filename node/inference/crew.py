@@ -9,6 +9,8 @@ import torch
 
 T = TypeVar("T")
 
+_START_SECONDS = 60.0  # for all threads to be there
+
 
 class Crew:
     """As many threads as cores. One parallel region per small step would cost more than the step.
@@ -37,4 +39,4 @@ class Crew:
 
 def _take_one_core(barrier: threading.Barrier) -> None:
     torch.set_num_threads(1)
-    barrier.wait()
+    barrier.wait(_START_SECONDS)

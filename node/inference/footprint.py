@@ -1,6 +1,9 @@
 """What this process holds of a device's memory, and how it treats what it frees."""
 
+import contextlib
 import ctypes
+import gc
+import os
 from pathlib import Path
 
 import torch
@@ -14,8 +17,16 @@ def held_bytes(device: torch.device) -> int:
     """Of the GPU's memory by torch; for the CPU, of the machine's memory by this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    _give_back()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back() -> None:
+    """What is free already goes back to the kernel: it is not held."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def keep_freed_memory() -> None:

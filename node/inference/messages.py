@@ -149,6 +149,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
     torch's own OutOfMemoryError is a RuntimeError; cuDNN and OpenVINO raise a plain one.
     """
-    words = ("out of memory", "allocate memory", "ALLOC_FAILED", "bad_alloc")
+    words = (
+        "out of memory",
+        "allocate memory",
+        "ALLOC_FAILED",
+        "bad_alloc",
+        "unable to find an engine",  # cuDNN, when none of its algorithms found room
+        "Unable to find a valid cuDNN algorithm",
+    )
     said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return said or isinstance(error, MemoryError)

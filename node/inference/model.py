@@ -20,6 +20,7 @@ from node.inference.folder import (
     read_json,
 )
 from node.inference.labels import segments
+from node.inference.plans import resolve
 
 _ASSUMED = "RAS"  # how most public training sets are stored
 _REORIENTING_READER = "NibabelIOWithReorient"  # turned every training image to RAS
@@ -47,7 +48,7 @@ def _load(
     used = letters or _ASSUMED
     run = profile or description.profile or Profile.EXACT
     configuration = _configuration(folder, checkpoint_name, folds)
-    wanted = wanted_before(_inherited(plans, configuration, folder / PLANS), folder)
+    wanted = wanted_before(_settings(plans, configuration, folder / PLANS), folder)
     if wanted and not may_follow:
         raise ConfigError(f"{folder}: follows {wanted} itself; a cascade has two stages")
     previous = _previous_stage(name, folder, wanted, used, run) if wanted else None
@@ -104,18 +105,11 @@ def _configuration(folder: Path, checkpoint_name: str, folds: tuple[str, ...]) -
     return names.pop()
 
 
-def _inherited(plans: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """One configuration of the plans with what it inherits from others."""
-    configurations, settings, seen = plans.get("configurations"), dict[str, Any](), [name]
-    while isinstance(configurations, dict) and isinstance(configurations.get(seen[-1]), dict):
-        settings = {**configurations[seen[-1]], **settings}
-        parent = configurations[seen[-1]].get("inherits_from")
-        if parent is None:
-            return settings
-        if parent in seen:
-            raise ConfigError(f'{path}: configuration "{name}" inherits from itself')
-        seen.append(parent)
-    raise ConfigError(f'{path}: there is no configuration "{seen[-1]}", which {name} needs')
+def _settings(plans: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    try:
+        return resolve(plans, name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _channels(dataset: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ def _rule(settings: Mapping[str, Any], what: str) -> Rule:
         function=name,
         order=1 if name == TRILINEAR else int(arguments.get("order", 3)),
         order_z=int(arguments.get("order_z", 0)),
-        force_separate_z=arguments.get("force_separate_z"),
+        force_separate_z=arguments.get("force_separate_z", None if name == TRILINEAR else False),
         anisotropy_threshold=float(arguments.get("separate_z_anisotropy_threshold", 3.0)),
     )
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from node.core.model import Profile, Progress, Tell
+from node.core.model import TILE_STEP, Profile, Progress, Tell
 from node.inference.backends import Network
 from node.inference.messages import is_out_of_memory
 from node.inference.plans import Plan
 from node.inference.preprocess import Case
 from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles
 
-_TILE_STEP = {Profile.EXACT: 0.5, Profile.FAST: 0.5, Profile.FASTEST: 0.8}  # of the patch
 _CPU = torch.device("cpu")
 
 log = structlog.get_logger()
@@ -54,7 +53,7 @@ class Predictor:
     ) -> None:
         self._plan, self._networks, self._batch = plan, list(networks), batch
         self._flips = mirrors(mirror_axes if profile is Profile.EXACT else None)
-        self._step = _TILE_STEP[profile]
+        self._step = TILE_STEP[profile]
         self._skips_air = profile is Profile.FASTEST
 
     @torch.inference_mode()
@@ -73,7 +72,7 @@ class Predictor:
                 if frugal is None or not is_out_of_memory(error):
                     raise
                 note = f"out of memory with {way}; tried again with {frugal}"
-                log.warning(note, error=str(error).splitlines()[0])
+                log.warning(note, error=str(error).partition("\n")[0])
             # Here, not in the handler: its traceback would keep every tensor of the failed way.
             _free_cached_memory()
             tell(Progress(0.0, note))
@@ -82,10 +81,12 @@ class Predictor:
     def _all_folds(self, case: Case, way: Way, tell: Tell) -> torch.Tensor:
         count = len(self._networks)
         mean = self._one_fold(self._networks[0], case, way, _part(tell, 0, count))
+        if count == 1:
+            return mean
+        mean = mean.cpu()  # where nnU-Net adds them: the device has room for one
         for number, network in enumerate(self._networks[1:], start=1):
-            fold = self._one_fold(network, case, way, _part(tell, number, count))
-            mean = mean.cpu().add_(fold.cpu())  # where nnU-Net adds them
-        return mean.div_(count) if count > 1 else mean
+            mean += self._one_fold(network, case, way, _part(tell, number, count)).cpu()
+        return mean.div_(count)
 
     def _one_fold(self, network: Network, case: Case, way: Way, tell: Tell) -> torch.Tensor:
         if way.on_cpu:

@@ -18,6 +18,8 @@ from node.inference.resampling import Resampling, Shape, new_shape, resampling
 
 Box = tuple[slice, slice, slice]
 _EPSILON = 1e-8  # default_normalization_schemes.py
+_AIR_HU, _AIR_MARGIN_HU = -900.0, 10.0
+_LEAST_CLIPPED_HU = -500.0  # a lower bound above it says nothing of air
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +61,23 @@ def preprocess(
             f"on the model's grid of {_mm(target)} mm nothing is left of {_mm(spacing)} mm × "
             f"{cropped[0].shape} voxels"
         )
-    mask = _mask(cropped, plan.normalizations) if _needs_mask(plan, previous) else None
     forth = resampling(plan.image_rule, cropped[0].shape, shape, spacing, target)
+    shape = forth.new_shape  # the old one, where the plans do not resample
+    before = None if previous is None else _marked(previous, cropped, plan, box)
+    mask = _mask(cropped, plan, before)
     images = [
         forth.apply(torch.from_numpy(normalise(array, rule, mask)))
         for array, rule in zip(cropped, plan.normalizations, strict=True)
     ]
-    if previous is not None:
-        turned = previous.transpose(plan.transpose_forward)[box]
-        images += _one_hot(turned, mask, plan, shape, spacing, target)
+    if before is not None:
+        images += _one_hot(before, plan, shape, spacing, target)
     whole = arrays[0].shape
     return Case(
         image=torch.stack(images),
         shape=(whole[0], whole[1], whole[2]),
         box=box,
         to_source=resampling(plan.logits_rule, shape, cropped[0].shape, target, spacing),
-        air=_air(plan.normalizations[0]),
+        air=_air(plan.normalizations),
     )
 
 
@@ -106,15 +109,28 @@ def _any(arrays: Sequence[NDArray[np.float32]], box: list[slice], axis: int, ind
     return any(bool(array[where].any()) for array in arrays)
 
 
-def _needs_mask(plan: Plan, previous: NDArray[np.generic] | None) -> bool:
-    return previous is not None or any(rule.use_mask for rule in plan.normalizations)
+def _filled(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_]:
+    """Where any channel is not 0, with its holes (cropping.py)."""
+    filled: NDArray[np.bool_] = binary_fill_holes(np.logical_or.reduce([a != 0 for a in arrays]))
+    return filled
+
+
+def _marked(
+    previous: NDArray[np.generic], arrays: Sequence[NDArray[np.float32]], plan: Plan, box: Box
+) -> NDArray[np.int16]:
+    """The previous stage's labels in the crop; −1 outside the body where it found nothing."""
+    labels = previous.transpose(plan.transpose_forward)[box].astype(np.int16)
+    labels[(labels == 0) & ~_filled(arrays)] = -1
+    return labels
 
 
 def _mask(
-    arrays: Sequence[NDArray[np.float32]], rules: Sequence[Normalization]
-) -> NDArray[np.bool_]:
-    filled: NDArray[np.bool_] = binary_fill_holes(np.logical_or.reduce([a != 0 for a in arrays]))
-    return filled
+    arrays: Sequence[NDArray[np.float32]], plan: Plan, marked: NDArray[np.int16] | None
+) -> NDArray[np.bool_] | None:
+    """Where intensities count for a normalisation that asks, or None: none does."""
+    if not any(rule.use_mask for rule in plan.normalizations):
+        return None
+    return _filled(arrays) if marked is None else marked >= 0
 
 
 def normalise(
@@ -154,20 +170,23 @@ def _require_8_bits(image: NDArray[np.float32]) -> None:
         )
 
 
-_AIR_HU = -900.0
+def _air(rules: Sequence[Normalization]) -> float | None:
+    """Of a CT, after normalisation, a little above air, for resampling rounds.
 
-
-def _air(rule: Normalization) -> float | None:
-    """Of a CT, after normalisation; where the scheme clips above it, what it clips to."""
-    if rule.scheme != "CTNormalization":
+    None where a channel is no CT, or where the scheme clips fat as if it were air.
+    """
+    (rule, *others) = rules
+    if rule.scheme != "CTNormalization" or others:
         return None
-    hu = max(_AIR_HU, rule.statistics["percentile_00_5"])
+    lower = rule.statistics["percentile_00_5"]
+    if lower > _LEAST_CLIPPED_HU:
+        return None
+    hu = max(_AIR_HU, lower) + _AIR_MARGIN_HU
     return float((hu - rule.statistics["mean"]) / max(rule.statistics["std"], _EPSILON))
 
 
 def _one_hot(
-    labels: NDArray[np.generic],
-    mask: NDArray[np.bool_] | None,
+    marked: NDArray[np.int16],
     plan: Plan,
     shape: Shape,
     spacing: Sequence[float],
@@ -175,13 +194,10 @@ def _one_hot(
 ) -> list[torch.Tensor]:
     """The previous stage's labels on the network's grid, one channel per foreground label.
 
-    Where several labels meet, nnU-Net's own function decides; it takes the mask for a label −1.
+    Where several labels meet, nnU-Net's own function decides; −1 counts as one of them.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-    marked = labels.astype(np.int16)
-    if mask is not None:
-        marked[(marked == 0) & ~mask] = -1
     resample = ConfigurationManager(dict(plan.configuration)).resampling_fn_seg
     found = np.asarray(resample(marked[None], shape, list(spacing), list(target)))[0]
     return [

@@ -95,8 +95,12 @@ class Residency:
                 return held.segmenter
             self._make_room(model, self._footprints.get(model.fingerprint, 0))
         held = self._add(model, users=1)
-        with self._change:
-            self._make_room(model, 0, wait=False)  # now that it is known what it takes
+        try:
+            with self._change:
+                self._make_room(model, 0, wait=False)  # now that it is known what it takes
+        except BaseException:
+            self.release(model)
+            raise
         return held.segmenter
 
     def release(self, model: Model) -> None:

@@ -5,7 +5,7 @@ environment.prepare() before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from node.core.errors import ConfigError, Fatal, SeriesRejected
 from node.core.model import Model, Progress, Tell, tell_nobody
-from node.core.volume import AxisMap, LabelMap, Volume, axis_map
+from node.core.volume import Affine, AxisMap, LabelMap, Volume, axis_map
 from node.inference.environment import cores
 from node.inference.folder import fingerprint_now
 from node.inference.footprint import held_bytes, keep_freed_memory
@@ -38,9 +38,11 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """Logits of the last stage, on its device."""
+    """Logits of the last stage, on its device, and what their way back needs; no images."""
 
-    prepared: Prepared
+    turn: AxisMap
+    affine: Affine
+    frame_of_reference_uid: str
     case: Case
     logits: torch.Tensor
 
@@ -92,21 +94,22 @@ class NnunetSegmenter:
     def predict(self, prepared: Prepared, tell: Tell = tell_nobody) -> Predicted:
         """The second, on the device, one case at a time. What `tell` raises ends it."""
         if len(self._stages) == 1:
-            return Predicted(prepared, prepared.case, self._stages[0].logits(prepared.case, tell))
+            logits = self._stages[0].logits(prepared.case, tell)
+            return _predicted(prepared, prepared.case, logits)
         first, second = self._stages
         half = _scaled(tell, 0.0, _FIRST_STAGE)
         labels = first.labels(first.logits(prepared.case, half), prepared.case)
         arrays = [volume.array for volume in prepared.turned]
         case = second.prepare(arrays, prepared.spacing_mm, labels)
-        return Predicted(prepared, case, second.logits(case, _scaled(tell, _FIRST_STAGE, 1.0)))
+        logits = second.logits(case, _scaled(tell, _FIRST_STAGE, 1.0))
+        return _predicted(prepared, case, logits)
 
     @torch.inference_mode()
     def finish(self, predicted: Predicted) -> LabelMap:
         """The third: labels on the Volumes' own grid. Raises Fatal for logits that overflowed."""
         labels = self._stages[-1].labels(predicted.logits, predicted.case)
-        source = predicted.prepared.source
-        array = predicted.prepared.turn.undo(labels)
-        return LabelMap(array, source.affine, source.frame_of_reference_uid)
+        array = predicted.turn.undo(labels)
+        return LabelMap(array, predicted.affine, predicted.frame_of_reference_uid)
 
     def warm_up(self) -> None:
         """One patch of noise through each stage: what is slow once is slow now."""
@@ -130,6 +133,13 @@ class NnunetSegmenter:
                 raise ValueError("the channels do not lie on one grid")
             if not np.isfinite(volume.array).all():
                 raise SeriesRejected("the voxels are not all finite numbers")
+
+
+def _predicted(prepared: Prepared, case: Case, logits: torch.Tensor) -> Predicted:
+    source, without_image = prepared.source, replace(case, image=torch.empty(0))
+    return Predicted(
+        prepared.turn, source.affine, source.frame_of_reference_uid, without_image, logits
+    )
 
 
 def _scaled(tell: Tell, start: float, stop: float) -> Tell:

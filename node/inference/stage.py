@@ -21,6 +21,7 @@ from node.inference.backends.torch_network import TorchNetwork
 from node.inference.crew import Crew
 from node.inference.export import export
 from node.inference.folder import PLANS, checkpoint_path
+from node.inference.messages import is_out_of_memory
 from node.inference.network import Checkpoint, build_network, load_weights, read_checkpoint
 from node.inference.plans import Plan, read_plan
 from node.inference.predictor import Predictor
@@ -46,15 +47,17 @@ class Stage:
             read_checkpoint(checkpoint_path(model.folder, fold, model.checkpoint_name))
             for fold in model.folds
         ]
+        axes = _mirror_axes(model, self.plan, checkpoints[0])
         self._networks = _networks(model, self.plan, checkpoints, device, threads, backend, cache)
         self._predictor = Predictor(
             self.plan,
             self._networks,
-            checkpoints[0].mirror_axes,
+            axes,
             model.profile,
             _batch(self.plan, device),
         )
-        self._crew = Crew(threads)
+        # On a GPU one thread is enough: more would each need memory for a block, and cuBLAS's.
+        self._crew = Crew(threads if device.type == "cpu" else 1)
 
     def prepare(
         self,
@@ -80,8 +83,10 @@ class Stage:
         rule, heads = self.plan.logits_rule, self.plan.heads
         try:
             return export(logits, case, rule, heads, self._crew)
-        except torch.OutOfMemoryError as error:
-            log.warning("out of memory; exported on the CPU", error=str(error).splitlines()[0])
+        except RuntimeError as error:
+            if logits.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            log.warning("out of memory; exported on the CPU", error=str(error).partition("\n")[0])
         return export(logits.cpu(), case, rule, heads, self._crew)
 
     def warm_up(self) -> None:
@@ -178,6 +183,17 @@ def use_openvino(backend: str, device: torch.device) -> bool:
             'pip install "segnode[openvino]"'
         )
     return False
+
+
+def _mirror_axes(model: Model, plan: Plan, checkpoint: Checkpoint) -> tuple[int, ...] | None:
+    """As training allowed them. Raises ConfigError for axes that the patch does not have."""
+    axes = checkpoint.mirror_axes or ()
+    if len(set(axes)) < len(axes) or not set(axes) <= set(range(len(plan.patch_size))):
+        raise ConfigError(
+            f"{model.folder}: its checkpoint mirrors the axes {axes}, but the patch has "
+            f"{len(plan.patch_size)}"
+        )
+    return checkpoint.mirror_axes
 
 
 def _batch(plan: Plan, device: torch.device) -> int:

@@ -39,12 +39,14 @@ class _Case:
         self.value: Any = request.volumes
         self.segmenter: Resident | None = None
         self.cancelled = threading.Event()
+        self.given_up = False
         self.step: str | None = None
         self.since = 0.0  # when the step began; monotonic
         self.told_at = 0.0
 
     def enter(self, step: str | None) -> None:
-        self.step, self.since = step, time.monotonic()
+        self.since = time.monotonic()  # first: a beat must not see this step with an old time
+        self.step = step
 
     def take_value(self) -> Any:
         """The value, which is then held by the caller only: volumes are large."""
@@ -70,6 +72,7 @@ class Steps:
         self._models, self._residency, self._memory = models, residency, memory
         self._report, self._on_thread_start = report, on_thread_start
         self._cases: dict[int, _Case] = {}
+        self._guard = threading.Lock()  # of the moment between two steps
         self._waiting: queue.Queue[_Case] = queue.Queue(_MOST_WAITING)
         self._prepared: queue.Queue[_Case] = queue.Queue(1)
         self._predicted: queue.Queue[_Case] = queue.Queue(1)
@@ -96,10 +99,15 @@ class Steps:
             self._report(Failed(case.id, busy, spoiled=False))
 
     def cancel(self, number: int) -> None:
-        """Ends a request between two tiles or before its next step; nothing if it is answered."""
+        """Ends a request between two tiles, or at once where it waits; not one that is answered."""
         case = self._cases.get(number)
-        if case is not None:
-            case.cancelled.set()
+        if case is None:
+            return
+        case.cancelled.set()
+        with self._guard:
+            case.given_up = case.step is None
+        if case.given_up:
+            self._fail(case, Cancelled())
 
     def doing(self) -> tuple[Doing, ...]:
         """The steps that are under way."""
@@ -123,7 +131,10 @@ class Steps:
 
     def _done(self, case: _Case, step: str, work: Callable[[_Case], None]) -> bool:
         """Whether the step was done; if not, the request is answered with the reason."""
-        case.enter(step)
+        with self._guard:
+            if case.given_up:  # answered already, while it waited
+                return False
+            case.enter(step)
         try:
             case.refuse_if_cancelled()
             work(case)
@@ -181,7 +192,7 @@ class Steps:
 
     def _leave(self, case: _Case) -> None:
         case.value = None
-        del self._cases[case.id]
+        self._cases.pop(case.id, None)
         if case.segmenter is not None:
             case.segmenter = None
             self._residency.release(case.model)

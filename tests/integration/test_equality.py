@@ -21,7 +21,7 @@ from tests.stock import stock_labels
 
 AGREEMENT = {"torch": 0.99999, "openvino": 0.9999}  # of all voxels
 LEAST_DICE = 0.999
-SHAPE, SPACING = (24, 38, 41), (1.6, 1.1, 0.9)
+SHAPE, SPACING = (20, 32, 36), (1.6, 1.1, 0.9)
 THICK = (4.5, 1.1, 0.9)  # more than three times: slices are resampled on their own
 
 Make = Callable[[Path], Path]
@@ -44,6 +44,7 @@ SPLINES = resampled_by("resample_data_or_seg_to_shape", order=3, order_z=1, forc
 UNCHANGED = resampled_by("no_resampling_hack")
 BOTH_AT_ONCE = resampled_by("resample_data_or_seg_to_shape", order=3, force_separate_z=False)
 MASKED = {"use_mask_for_norm": [True]}
+UNSAID = resampled_by("resample_data_or_seg_to_shape", order=3)
 
 KINDS: dict[str, tuple[Make, tuple[float, float, float]]] = {
     "isotropic": (partial(make_model_folder), SPACING),
@@ -59,6 +60,7 @@ KINDS: dict[str, tuple[Make, tuple[float, float, float]]] = {
         partial(make_cascade, transpose_forward=(2, 0, 1), mirrors=(0, 1)),
         SPACING,
     ),
+    "cascade, normalised within a mask": (partial(make_cascade, settings=MASKED), SPACING),
     "two folds": (partial(make_model_folder, folds=("0", "1")), SPACING),
     "regions": (partial(make_model_folder, labels=REGIONS, regions_class_order=(1, 2)), SPACING),
     "regions in another order": (
@@ -85,7 +87,11 @@ KINDS: dict[str, tuple[Make, tuple[float, float, float]]] = {
     "logits resampled by splines": (partial(make_model_folder, settings=SPLINES), SPACING),
     "slices by splines, then linear": (partial(make_model_folder, settings=SPLINES), THICK),
     "thick slices all at once": (partial(make_model_folder, settings=BOTH_AT_ONCE), THICK),
-    "not resampled": (partial(make_model_folder, settings=UNCHANGED), (1.0, 1.0, 1.0)),
+    "thick slices, plans that do not say how": (
+        partial(make_model_folder, settings=UNSAID),
+        THICK,
+    ),
+    "not resampled": (partial(make_model_folder, settings=UNCHANGED), SPACING),
     "already on the grid": (partial(make_model_folder), (1.0, 1.0, 1.0)),
 }
 

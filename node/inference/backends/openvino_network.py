@@ -6,12 +6,16 @@ fingerprint of all that it is made of.
 
 import hashlib
 import json
+import math
+import os
 import shutil
 import sys
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 
 import structlog
@@ -26,8 +30,9 @@ import openvino  # noqa: E402
 
 from node.inference.backends.instance_norm import exact_instance_norms  # noqa: E402
 
-_IN_FLIGHT = 2  # requests: one computes, the next has its input already
+_SMALL = 2**18  # voxels of a patch; a layer of so few keeps several cores waiting for each other
 _XML, _BIN, _SUMS = "network.xml", "network.bin", "sha256.json"
+_MADE_BY = ("openvino", "torch", "dynamic_network_architectures")  # packages
 _LAYOUT = 1  # of what is cached; another number makes it anew
 _AGREES = 1e-4  # largest difference to torch on noise, relative to the largest logit
 
@@ -40,37 +45,54 @@ class OpenVinoNetwork:
     device = torch.device("cpu")
 
     def __init__(self, model: openvino.Model, threads: int) -> None:
-        settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-            # One stream on all cores: two are no faster. Pinned to a core in use, it waits.
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-        self._requests = [compiled.create_infer_request() for _ in range(_IN_FLIGHT)]
+        one_by_one = _requests(model, threads, streams=1)
+        self._one_by_one = self._together = one_by_one
+        if threads > 1 and math.prod(model.input(0).shape[2:]) <= _SMALL:
+            self._together = _requests(model, threads, streams=threads)
 
     def run(self, patches: Iterable[torch.Tensor], batch: int) -> Generator[torch.Tensor]:
-        """As Network.run. Patches go one by one, whatever `batch` says."""
-        waiting, idle = iter(patches), list(self._requests)
-        flying: deque[openvino.InferRequest] = deque()
-        try:
-            while True:
-                while idle and (patch := next(waiting, None)) is not None:
-                    flying.append(_started(idle.pop(), patch))
-                if not flying:
-                    return
-                request = flying.popleft()
-                request.wait()
-                yield torch.from_numpy(request.get_output_tensor().data[0])
-                idle.append(request)
-        finally:
-            for request in flying:  # the consumer gave up
-                request.wait()
+        """As Network.run. Several small patches run side by side, each on one core."""
+        waiting = iter(patches)
+        first = list(islice(waiting, 2))
+        yield from _answers(
+            self._together if len(first) > 1 else self._one_by_one, chain(first, waiting)
+        )
 
     def close(self) -> None:
         """As Network.close."""
-        self._requests = []
+        self._one_by_one = self._together = []
+
+
+def _requests(model: openvino.Model, threads: int, streams: int) -> list[openvino.InferRequest]:
+    """One more than there are streams: it has its input already when one is done."""
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,  # pinned to a core that others use, it would wait
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    return [compiled.create_infer_request() for _ in range(streams + 1)]
+
+
+def _answers(
+    requests: Sequence[openvino.InferRequest], waiting: Iterator[torch.Tensor]
+) -> Generator[torch.Tensor]:
+    """In the order of the patches; a request is started anew when its answer was taken."""
+    idle, flying = list(requests), deque[openvino.InferRequest]()
+    try:
+        while True:
+            while idle and (patch := next(waiting, None)) is not None:
+                flying.append(_started(idle.pop(), patch))
+            if not flying:
+                return
+            request = flying.popleft()
+            request.wait()
+            yield torch.from_numpy(request.get_output_tensor().data[0])
+            idle.append(request)
+    finally:
+        for request in flying:  # the consumer gave up
+            request.wait()
 
 
 def _started(request: openvino.InferRequest, patch: torch.Tensor) -> openvino.InferRequest:
@@ -91,9 +113,8 @@ def load(
     cache: where converted networks are kept, or None. key: names the module's weights and
     architecture. example: as convert takes it.
     """
-    name = hashlib.sha256(
-        f"{_LAYOUT} {key} {input_shape} {openvino.__version__}".encode()
-    ).hexdigest()[:32]
+    made_of = (_LAYOUT, key, input_shape, *map(version, _MADE_BY))
+    name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
     kept = cache / name if cache else None
     if kept is not None and _is_whole(kept):
         return OpenVinoNetwork(openvino.Core().read_model(kept / _XML), threads)
@@ -142,8 +163,10 @@ def require_agreement(
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the files are those that were written: wrong weights would be a wrong answer."""
+    """Whether the files are those that were written, by us: other weights are a wrong answer."""
     try:
+        if folder.stat().st_uid != os.getuid():
+            return False
         sums: dict[str, str] = json.loads((folder / _SUMS).read_text())
         return all(_sha256(folder / name) == sums[name] for name in (_XML, _BIN))
     except (OSError, ValueError, KeyError):
@@ -154,13 +177,17 @@ def _keep(model: openvino.Model, folder: Path) -> None:
     """Written beside and renamed. A cache that cannot be written only costs time."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        beside.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir(mode=0o700)
         openvino.save_model(model, beside / _XML, compress_to_fp16=False)
         sums = {name: _sha256(beside / name) for name in (_XML, _BIN)}
         (beside / _SUMS).write_text(json.dumps(sums))
-        if folder.exists():
+        if folder.exists() and not _is_whole(folder):
             shutil.rmtree(folder)
-        beside.replace(folder)
+        if folder.exists():  # another worker was faster
+            shutil.rmtree(beside)
+        else:
+            beside.replace(folder)
     except (OSError, RuntimeError) as error:
         log.warning("the converted network is not kept", folder=str(folder), error=str(error))
         shutil.rmtree(beside, ignore_errors=True)

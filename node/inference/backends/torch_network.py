@@ -14,10 +14,11 @@ class TorchNetwork:
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.device = device
         self._module = module.to(device).eval()
-        if device.type == "cpu":
-            _always_one_dnn(self._module)
-        else:
+        if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+            torch.backends.cuda.matmul.allow_tf32 = False  # export interpolates with products
+        elif torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            _always_one_dnn(self._module)
 
     def run(self, patches: Iterable[torch.Tensor], batch: int) -> Generator[torch.Tensor]:
         """As Network.run. On CUDA every batch has the same shape: cuDNN chooses once."""
@@ -27,7 +28,8 @@ class TorchNetwork:
 
     def on_cpu(self) -> "TorchNetwork":
         """A copy on the CPU, for when the device has no memory left."""
-        return TorchNetwork(copy.deepcopy(self._module), torch.device("cpu"))
+        module = copy.deepcopy(self._module, _on_cpu(self._module))
+        return TorchNetwork(module, torch.device("cpu"))
 
     def close(self) -> None:
         """As Network.close."""
@@ -47,6 +49,17 @@ class TorchNetwork:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+
+
+def _on_cpu(module: nn.Module) -> dict[int, object]:
+    """What deepcopy is to take for each tensor: its copy on the CPU, not one beside it."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return {
+        id(tensor): nn.Parameter(tensor.detach().cpu().clone(), requires_grad=False)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.detach().cpu().clone()
+        for tensor in tensors
+    }
 
 
 def _always_one_dnn(module: nn.Module) -> None:
