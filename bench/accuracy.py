@@ -35,8 +35,8 @@ class Cases:
 
     def predicted(self, profile: Profile) -> dict[str, NDArray[np.generic]]:
         """What the command finds, by case, on the grid of the labels by hand."""
-        out = self.folder.with_name(profile)
-        found = predict(_MODEL, self.folder, out, "--profile", profile)
+        out = self.folder.with_name(profile.value)
+        found = predict(_MODEL, self.folder, out, "--profile", profile.value)
         return {
             case: sitk.GetArrayFromImage(sitk.DICOMOrient(found[uid], "RAS"))
             for case, uid in self.series.items()
