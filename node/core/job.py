@@ -11,6 +11,7 @@ from enum import StrEnum
 from node.core.errors import StaleState
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
+from node.core.verdict import Verdict
 
 
 class JobState(StrEnum):
@@ -74,7 +75,8 @@ class Job:
     """One closed Series (one per channel of the Model) through one Model.
 
     Times are seconds since the epoch, UTC. `not_before` is when the next attempt may start.
-    `stage` is progress for the eye, never a state. `timings` are seconds by stage.
+    `stage` is progress for the eye, never a state. `timings` are seconds by stage. Of two that are
+    due the one of higher `priority` goes first. `verdict`: the least sure one of its Series.
     """
 
     id: JobId
@@ -93,6 +95,9 @@ class Job:
     stage: str | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     supersedes: JobId | None = None
+    priority: int = 0
+    verdict: Verdict | None = None
+    purged_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from node.core.errors import StaleState
 from node.core.job import Delivery, Job, JobEvent, JobState, next_state
 from node.core.names import JobId, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import ResultUIDs
+from node.core.verdict import Verdict
 from node.store.tables import delivery, job, job_event, job_series
 
 
@@ -96,6 +97,7 @@ def _job(row: RowMapping, series: Sequence[str]) -> Job:
         SOPInstanceUID(values.pop("result_sop_uid")),
     )
     values["state"] = JobState(values["state"])
+    values["verdict"] = Verdict(values["verdict"]) if values["verdict"] else None
     return Job(
         **values,
         series_instance_uids=tuple(SeriesInstanceUID(uid) for uid in series),

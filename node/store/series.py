@@ -2,11 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    RowMapping,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
+from node.core.verdict import Verdict
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
 from node.store.rows import jobs_of_series, transition
@@ -28,6 +40,8 @@ class StoredInstance:
     path: str
     calling_ae_title: AETitle
     received_at: float
+    association: str | None = None
+    planes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,10 @@ class StoredSeries:
     evidence: str | None
     routing: str | None
     instances: int
+    verdict: Verdict | None = None
+    look_at: float | None = None
+    counts: Sequence[Mapping[str, Any]] = ()
+    purged_at: float | None = None
 
 
 class SeriesStore:
@@ -198,7 +216,12 @@ class SeriesStore:
                 .order_by(series.c.last_received_at.desc())
                 .limit(limit)
             ).mappings()
-            return [StoredSeries(**row) for row in rows]
+            return [_series(row) for row in rows]
+
+
+def _series(row: RowMapping) -> StoredSeries:
+    verdict = Verdict(row["verdict"]) if row["verdict"] else None
+    return StoredSeries(**dict(row) | {"verdict": verdict})
 
 
 def _cancel_queued(connection: Connection, uid: SeriesInstanceUID, now: float) -> None:

@@ -31,7 +31,21 @@ series = Table(
     Column("closed_at", Float),
     Column("evidence", Text),  # on what it was closed
     Column("routing", Text),  # which route matched, or why none did
+    Column("verdict", String(16)),  # how sure it is that the Series is whole; of a closed one
+    Column("look_at", Float),  # when an open one is looked at next
+    Column("counts", JSON, nullable=False, server_default="[]"),  # what peers said, see closing
+    Column("purged_at", Float),  # its files are deleted
     Index("ix_series_open", "closed_at", "last_received_at"),
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("ended_at", Float),
+    Column("ending", String(16)),  # released, aborted, lost
+    Index("ix_association_open", "ended_at"),
 )
 
 instance = Table(
@@ -50,6 +64,10 @@ instance = Table(
     Column("path", Text, nullable=False),  # relative to the data folder
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
+    Column("association", String(64)),  # that brought it, or brought it again
+    Column("planes", JSON, nullable=False, server_default="[]"),  # dicom/planes.py
+    Index("ix_instance_sop", "sop_instance_uid"),
+    Index("ix_instance_association", "association"),
 )
 
 _states = ", ".join(f"'{state}'" for state in JobState)
@@ -73,9 +91,12 @@ job = Table(
     Column("stage", String(32)),
     Column("timings", JSON, nullable=False, default=dict),
     Column("supersedes", ForeignKey("job.id")),
+    Column("priority", Integer, nullable=False, server_default="0"),  # the higher the sooner
+    Column("verdict", String(16)),  # the least of its Series'
+    Column("purged_at", Float),  # its result files are deleted
     CheckConstraint(f"state IN ({_states})", name="ck_job_state"),
     UniqueConstraint("model", "input_fingerprint", name="uq_job_model_input"),
-    Index("ix_job_due", "state", "not_before"),
+    Index("ix_job_due", "state", "priority", "not_before"),
 )
 
 job_series = Table(
@@ -85,6 +106,24 @@ job_series = Table(
     Column("channel", Integer, primary_key=True),
     Column("series_instance_uid", ForeignKey("series.series_instance_uid"), nullable=False),
     Index("ix_job_series_uid", "series_instance_uid"),
+)
+
+waiting = Table(  # closed Series that fit a channel of a Route whose Model reads several
+    "waiting",
+    metadata,
+    Column(
+        "series_instance_uid",
+        ForeignKey("series.series_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("route", Text, primary_key=True),
+    Column("channel", Integer, primary_key=True),
+    Column("since", Float, nullable=False),
+    Column("until", Float, nullable=False),  # then the Job is refused, naming what is missing
+    Column("done_at", Float),  # it became a Job, or was refused
+    Index("ix_waiting_study", "study_instance_uid", "route"),
+    Index("ix_waiting_open", "done_at", "until"),
 )
 
 job_event = Table(
