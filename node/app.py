@@ -9,13 +9,13 @@ from typing import Self
 
 import structlog
 
-from node.core.config import Config, PeerSection
+from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route, check_keywords
+from node.dicom.routing import Route, with_models
 from node.dicom.scp import StorageSCP
 from node.dicom.scu import Peer
 from node.inference.engine import WorkerEngine
@@ -64,8 +64,8 @@ class Node:
 
     def _start(self, started: ExitStack) -> None:
         config = self._config
-        routes = routes_of(config)
         models = models_of(config)
+        routes = routes_of(config, models)
         _say_what_is_assumed(models)
         data_dir = config.node.data_dir
         cache = data_dir / "cache"
@@ -180,7 +180,6 @@ def models_of(config: Config) -> Mapping[str, Model]:
     }
     seen: dict[str, str] = {}
     for model in models.values():
-        require_one_channel(model)
         if model.fingerprint in seen:  # two objects would get one SOP Instance UID
             raise ConfigError(
                 f"models.{model.name}: is the same model as models.{seen[model.fingerprint]}; "
@@ -204,20 +203,14 @@ def _say_what_is_assumed(models: Mapping[str, Model]) -> None:
             )
 
 
-def require_one_channel(model: Model) -> None:
-    """Raises ConfigError for a Model that reads several Series."""
-    if len(model.channels) > 1:
-        raise ConfigError(
-            f"{model.folder}: the model reads {len(model.channels)} channels "
-            f"({', '.join(model.channels)}); Jobs of several Series are not supported yet"
-        )
-
-
-def routes_of(config: Config) -> Sequence[Route]:
+def routes_of(config: Config, models: Mapping[str, Model]) -> Sequence[Route]:
     """The Routes of the configuration. Raises ConfigError."""
-    routes = [Route(r.name, r.model, r.send_to, r.when) for r in config.routes]
-    check_keywords(routes)
-    return routes
+    return with_models([route_of(section) for section in config.routes], models)
+
+
+def route_of(section: RouteSection) -> Route:
+    """One Route as it is written, not held against its Model yet."""
+    return Route(**dict(section))
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

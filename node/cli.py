@@ -106,7 +106,6 @@ def predict(
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
 ) -> None:
     """The same pipeline without a network: a folder of DICOM files in, SEG files out."""
-    from node.app import require_one_channel
     from node.inference.engine import InProcessEngine
     from node.inference.model import load_model
     from node.predict import predict_folder
@@ -114,7 +113,8 @@ def predict(
     configure_logging("console", "warning")
     require_folder(dicom_folder)
     model = load_model(model_folder.resolve().name, model_folder, orientation, profile)
-    require_one_channel(model)
+    if len(model.channels) > 1:
+        fail(f"{model_folder}: the model reads several Series ({', '.join(model.channels)})")
     if model.orientation_assumed:
         note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
     engine = InProcessEngine(device, 0, backend, cache_folder())

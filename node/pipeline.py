@@ -25,7 +25,7 @@ from node.dicom.assemble import admit, assemble
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingInstance
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route, mismatch, routing_in_words
+from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu import Peer, send
 from node.dicom.seg import encode, file_bytes
 from node.dicom.series import SourceSeries
@@ -164,12 +164,9 @@ def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
 
 
 def _route(header: Dataset, routes: Sequence[Route]) -> tuple[list[Route], str]:
-    """The Routes that match, and in words why; none for a header that cannot be read."""
-    try:
-        matching = [route for route in routes if mismatch(route, header) is None]
-        return matching, routing_in_words(routes, matching, header)
-    except Exception as error:  # an odd value: pydicom raises almost anything when it is read
-        return [], f"unrouted: its header cannot be read: {error!r}"
+    """The Routes that match, and in words why or why not."""
+    fits = [fit(route, header) for route in routes]
+    return [one.route for one in fits if one.matches], routing_in_words(fits)
 
 
 def _order(
@@ -184,6 +181,7 @@ def _order(
         input_fingerprint=fingerprint,
         result_uids=result_uids(fingerprint, model.fingerprint),
         peers=tuple(dict.fromkeys(peer for route in matching for peer in route.send_to)),
+        priority=max(route.priority for route in matching),
     )
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, insert, select
 from node.core.job import Job, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.uids import ResultUIDs
+from node.core.verdict import Verdict
 from node.store.rows import jobs_of_series, log_event, select_jobs
 from node.store.tables import delivery, job, job_series
 
@@ -22,6 +23,8 @@ class JobOrder:
     input_fingerprint: str
     result_uids: ResultUIDs
     peers: tuple[str, ...]
+    priority: int = 0
+    verdict: Verdict | None = None
 
 
 def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | None:
@@ -50,6 +53,8 @@ def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | Non
             not_before=now,
             created_at=now,
             updated_at=now,
+            priority=order.priority,
+            verdict=order.verdict,
             supersedes=earlier[0].id if earlier else None,
         )
     ).scalar_one()

@@ -1,8 +1,9 @@
 import pytest
 from pydicom import Dataset
 
+from node.core.conditions import Wanted
 from node.core.errors import ConfigError
-from node.dicom.routing import Route, Wanted, check_keywords, mismatch, routing_in_words
+from node.dicom.routing import Route, check_conditions, fit, routing_in_words
 
 
 def _header() -> Dataset:
@@ -31,7 +32,7 @@ def _route(**when: Wanted) -> Route:
     ],
 )
 def test_a_condition_that_holds_matches(when: dict[str, Wanted]) -> None:
-    assert mismatch(_route(**when), _header()) is None
+    assert fit(_route(**when), _header()).matches
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,14 @@ def test_a_condition_that_holds_matches(when: dict[str, Wanted]) -> None:
     ],
 )
 def test_a_condition_that_fails_says_what_was_found(when: dict[str, Wanted], sentence: str) -> None:
-    assert sentence in (mismatch(_route(**when), _header()) or "")
+    found = fit(_route(**when), _header())
+    assert not found.matches
+    assert sentence in str(found)
 
 
 def test_an_unrouted_series_says_why_each_route_did_not_want_it() -> None:
     route = _route(Modality="CT")
-    words = routing_in_words([route], [], _header())
+    words = routing_in_words([fit(route, _header())])
     assert words == 'unrouted: route "a route": Modality is "MR", not "CT"'
 
 
@@ -57,4 +60,4 @@ def test_a_condition_on_no_dicom_keyword_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r'"Modalty" is not a DICOM keyword; did you mean "Modality"'
     ):
-        check_keywords([_route(Modalty="MR")])
+        check_conditions(_route(Modalty="MR"))
