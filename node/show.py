@@ -26,6 +26,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "route": job.route,
         "model": job.model,
         "series_instance_uids": list(job.series_instance_uids),
+        "priority": job.priority,
         "attempts": job.attempts,
         "stage": job.stage,
         "reason": job.reason,
@@ -98,6 +99,7 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
         *_result_lines(job),
+        *([f"  priority  {job.priority}"] if job.priority else []),
         f"  attempts  {job.attempts}",
     ]
     if job.reason:

@@ -60,8 +60,10 @@ class JobStore:
     # -- lane 1: QUEUED → SEGMENTED
 
     def take_queued(self, now: float, leave_out: Collection[JobId] = ()) -> Job | None:
-        """The Job that is due the longest, with its attempt counted before the work begins.
+        """The due Job of the highest priority; of several the one that is due the longest.
 
+        Its attempt is counted before the work begins. A Job that pauses before its next attempt
+        is not due and lets those of lower priority go first.
         leave_out: those that this process works on. They stay QUEUED, so a crash loses none.
         """
         with self._writing.begin() as connection:
