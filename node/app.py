@@ -21,11 +21,14 @@ from node.dicom.scu import Peer
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.ordering import channel_route
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
 from node.store.series import SeriesStore
+from node.store.waiting import WaitingStore
+from node.waiting import WaitLane
 from node.watch import JobsInHand
 
 log = structlog.get_logger()
@@ -110,12 +113,17 @@ class Node:
             inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
         )
         recording = RecordLane(inbox, series, closing.wake)
+        waiting = WaitingStore(store)
+        several = [channel_route(route, models) for route in routes if route.channels]
 
         self._recover(inbox, series)
         deliveries.hurry(time.time())
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
-        _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
+        if (count := waiting.restart(time.time())) and not several:
+            log.warning("series wait for a channel of a route that is no more", series=count)
+        keeping = [recording, closing, WaitLane(waiting, several)]
+        _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)
         for lane in segmenting:

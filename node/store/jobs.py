@@ -4,11 +4,12 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, Engine, and_, select, update
 
-from node.core.errors import StaleState
+from node.core.errors import Fatal, StaleState
 from node.core.job import Delivery, Job, JobEvent, JobState, LoggedEvent
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.store.database import writing
+from node.store.orders import REFUSED
 from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
 from node.store.tables import delivery, job, job_event
 
@@ -155,8 +156,12 @@ class JobStore:
     # -- on request
 
     def rerun(self, job_id: JobId, state: JobState, now: float) -> Job:
-        """FAILED, REJECTED or CANCELLED back to QUEUED, with attempts and Deliveries anew."""
+        """FAILED, REJECTED or CANCELLED back to QUEUED, with attempts and Deliveries anew.
+
+        Raises Fatal for a Job that cannot run: it was refused for want of a Series.
+        """
         with self._writing.begin() as connection:
+            _require_all_series(connection, job_id)
             moved = transition(connection, job_id, state, JobEvent.RERUN, now)
             _reset_deliveries(connection, job_id, now, only_failed=False)
             return moved
@@ -176,6 +181,15 @@ class JobStore:
             moved = transition(connection, job_id, state, JobEvent.RESEND, now)
             _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
             return moved
+
+
+def _require_all_series(connection: Connection, job_id: JobId) -> None:
+    first = select(job_event.c.event).where(job_event.c.job_id == job_id).order_by(job_event.c.id)
+    if connection.scalar(first.limit(1)) == REFUSED:
+        raise Fatal(
+            f"Job {job_id} never had a Series for each channel; segnode jobs rerun SERIES_UID "
+            "lets one of its Series be routed again and wait anew"
+        )
 
 
 def _reset_deliveries(

@@ -19,10 +19,12 @@ from sqlalchemy import (
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.verdict import Verdict
+from node.store import waiting
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
 from node.store.rows import jobs_of_series, transition
 from node.store.tables import instance, job_series, series
+from node.store.waiting import ChannelFit
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class SeriesStore:
             connection.execute(insert(series).values(_series_row(received, now)))
             return
         if row.closed_at is not None:
+            waiting.leave(connection, received.series_instance_uid)
             _cancel_queued(connection, received.series_instance_uid, now)
         connection.execute(
             update(series)
@@ -131,8 +134,12 @@ class SeriesStore:
         routing: str,
         orders: Sequence[JobOrder],
         now: float,
+        channel_fits: Sequence[ChannelFit] = (),
     ) -> list[Job] | None:
         """Closes a Series and starts its Jobs in one transaction.
+
+        channel_fits: what it is to Routes whose Models read several Series. Those Jobs start once
+        each channel has one.
 
         None where an Instance came after `seen` was read: the Series is still open then.
         """
@@ -149,11 +156,14 @@ class SeriesStore:
             if closed.rowcount == 0:
                 return None
             jobs = [insert_job(connection, order, now) for order in orders]
+            uid, study = seen.series_instance_uid, seen.study_instance_uid
+            jobs += waiting.enter(connection, uid, study, channel_fits, now)
             return [job for job in jobs if job is not None]
 
     def reopen(self, uid: SeriesInstanceUID, now: float) -> bool:
         """Lets a closed Series be closed and routed anew, e.g. after a route was added."""
         with self._writing.begin() as connection:
+            waiting.leave(connection, uid)
             return (
                 connection.execute(
                     update(series)

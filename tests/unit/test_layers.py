@@ -7,7 +7,7 @@ NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
     | {"show_added", "terminal"},
-    {"lanes", "pipeline", "watch"},
+    {"lanes", "pipeline", "watch", "ordering", "waiting"},
     {"dicom", "inference", "store"},
     {"core"},
 ]
