@@ -90,6 +90,17 @@ def test_the_environment_overrides_the_file(
         (MINIMAL.replace('model = "hippo', 'model = "hipo'), 'did you mean "hippocampus"?'),
         (MINIMAL + 'when = { Modality = "~(" }', "is not a regular expression"),
         (MINIMAL + 'modle = "x"', '"routes.0.modle" is not a setting; did you mean "model"?'),
+        (
+            MINIMAL + "when = { SliceThickness = { min = 3, max = 2 } }",
+            '"routes.0.when.SliceThickness": the range is empty: min = 3 is more than max = 2',
+        ),
+        (
+            MINIMAL + "channels.T1 = { SliceThickness = { mx = 2 } }",
+            '"routes.0.channels.T1.SliceThickness": a range has no "mx"; did you mean "max"?',
+        ),
+        (MINIMAL + "when = { Modality = true }", '"routes.0.when.Modality": a condition is'),
+        (MINIMAL + 'when = { A = "b" }\nchannels.T1 = {}', 'has both "when" and "channels"'),
+        (MINIMAL + 'least_verdict = "sure"', '"routes.0.least_verdict": input should be'),
         ("[node", "is not TOML"),
         ('[database]\nurl = "postgresql://x"', '"database.url"'),
     ],
