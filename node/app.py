@@ -18,14 +18,17 @@ from node.dicom.outbox import Outbox
 from node.dicom.routing import Route, with_models
 from node.dicom.scp import StorageSCP
 from node.dicom.scu import Peer
+from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
 from node.ordering import channel_route
+from node.retention import RetentionLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
+from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.store.waiting import WaitingStore
 from node.waiting import WaitLane
@@ -122,7 +125,8 @@ class Node:
             log.warning("results wait for a peer that is not in the configuration", peer=name)
         if (count := waiting.restart(time.time())) and not several:
             log.warning("series wait for a channel of a route that is no more", series=count)
-        keeping = [recording, closing, WaitLane(waiting, several)]
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        keeping = [recording, closing, WaitLane(waiting, several), retaining]
         _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)
@@ -219,6 +223,11 @@ def routes_of(config: Config, models: Mapping[str, Model]) -> Sequence[Route]:
 def route_of(section: RouteSection) -> Route:
     """One Route as it is written, not held against its Model yet."""
     return Route(**dict(section))
+
+
+def periods_of(config: Config) -> Periods:
+    """For how long files are kept."""
+    return Periods(**dict(config.retention))
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

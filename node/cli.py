@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from node import __version__, show
 from node.cli_jobs import jobs_app
+from node.cli_purge import purge
 from node.cli_routes import routes_app
 from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
@@ -41,6 +42,7 @@ models_app = typer.Typer(help="The models of the configuration.")
 app.add_typer(jobs_app, name="jobs", no_args_is_help=True)
 app.add_typer(routes_app, name="routes", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
+app.command()(purge)
 
 
 def main() -> NoReturn:

@@ -89,7 +89,7 @@ def close(
     """A quiet Series is routed and becomes its Jobs; None where it was not quiet."""
     uid = seen.series_instance_uid
     instances = series.instances(uid)
-    gone = sum(not inbox.has(Path(one.path)) for one in instances)
+    gone = sum(not one.path for one in instances)
     if gone:
         return series.close(seen, evidence, _incomplete(gone, len(instances)), [], now)
     header = inbox.header(uid)

@@ -35,7 +35,7 @@ def routed(folder: Path, routes: Sequence[Route], models: Mapping[str, Model]) -
         wanted = dict.fromkeys(one.route.model for one in fits if one.matches)
         refusals = {name: _refusal(uid, paths, models[name]) for name in wanted}
         yield Routed(
-            uid,
+            SeriesInstanceUID(uid[:64]),  # a hostile one is no UID, and long
             _modality(header),
             len(paths),
             fits,

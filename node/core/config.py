@@ -87,6 +87,12 @@ class DeliverySection(Section):
     retry_max_seconds: float = Field(3600.0, gt=0)
 
 
+class RetentionSection(Section):
+    delivered_days: float = Field(7.0, ge=0)
+    failed_days: float = Field(30.0, ge=0)
+    unrouted_days: float = Field(7.0, ge=0)
+
+
 class WebSection(Section):
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -152,6 +158,7 @@ class Config(BaseSettings):
     models: dict[str, ModelSection] = {}
     inference: InferenceSection = InferenceSection()
     delivery: DeliverySection = DeliverySection()
+    retention: RetentionSection = RetentionSection()
     routes: tuple[RouteSection, ...] = ()
     web: WebSection = WebSection()
     log: LogSection = LogSection()

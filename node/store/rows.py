@@ -36,7 +36,7 @@ def transition(
         "not_before": now,
     }
     if event is JobEvent.RERUN:
-        changes |= {"attempts": 0, "timings": {}}
+        changes |= {"attempts": 0, "timings": {}, "purged_at": None}
     changed = connection.execute(
         update(job).where(job.c.id == job_id, job.c.state == state).values(changes)
     )

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     RowMapping,
+    and_,
     func,
     insert,
     or_,
@@ -24,7 +25,7 @@ from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
 from node.store.rows import jobs_of_series, transition
 from node.store.tables import instance, job_series, series
-from node.store.waiting import ChannelFit
+from node.store.waiting import ChannelFit, Waiting
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,25 @@ class SeriesStore:
     def add(self, received: StoredInstance, now: float) -> str | None:
         """Records an Instance; a Series that was closed opens again and its queued Jobs end.
 
-        Returns None where it is new, else the SHA-256 of the one that is held already.
+        Returns None where it is new, else the SHA-256 of the one that is held already. One whose
+        file was deleted (see retention) is new.
         """
+        mine = and_(
+            instance.c.series_instance_uid == received.series_instance_uid,
+            instance.c.sop_instance_uid == received.sop_instance_uid,
+        )
         with self._writing.begin() as connection:
-            held = connection.scalar(
-                select(instance.c.sha256).where(
-                    instance.c.series_instance_uid == received.series_instance_uid,
-                    instance.c.sop_instance_uid == received.sop_instance_uid,
-                )
-            )
-            if held is not None:
-                return str(held)
+            held = connection.execute(
+                select(instance.c.sha256, instance.c.path).where(mine)
+            ).one_or_none()
+            if held is not None and held.path:
+                return str(held.sha256)
             self._touch(connection, received, now)
-            connection.execute(insert(instance).values(_instance_row(received)))
+            row = _instance_row(received)
+            if held is None:
+                connection.execute(insert(instance).values(row))
+            else:
+                connection.execute(update(instance).where(mine).values(row))
             return None
 
     def _touch(self, connection: Connection, received: StoredInstance, now: float) -> None:
@@ -106,7 +113,9 @@ class SeriesStore:
         connection.execute(
             update(series)
             .where(series.c.series_instance_uid == received.series_instance_uid)
-            .values(last_received_at=now, closed_at=None, evidence=None, routing=None)
+            .values(
+                last_received_at=now, closed_at=None, evidence=None, routing=None, purged_at=None
+            )
         )
 
     def restart_quiet_period(self, now: float) -> int:
@@ -190,6 +199,11 @@ class SeriesStore:
                 series.c.series_instance_uid.in_(of_instance),
             )
         )
+
+    def waits(self, uid: SeriesInstanceUID) -> list[Waiting]:
+        """Which channels of which Routes this Series fits, where those need other Series, too."""
+        with self._engine.connect() as connection:
+            return waiting.of_series(connection, uid)
 
     def unrouted(self, limit: int) -> list[StoredSeries]:
         """Closed Series that started no Job, the latest first."""

@@ -65,11 +65,6 @@ class WaitingStore:
         self._engine = engine
         self._writing = writing(engine)
 
-    def of_series(self, uid: SeriesInstanceUID) -> list[Waiting]:
-        """What this Series fits, by Route and channel."""
-        with self._engine.connect() as connection:
-            return _rows(connection, uid)
-
     def refuse_due(self, routes: Iterable[ChannelRoute], now: float) -> list[Job]:
         """Refuses those whose wait is over; returns the Jobs, REJECTED with the reason.
 
@@ -113,6 +108,16 @@ def enter(
 def leave(connection: Connection, uid: SeriesInstanceUID) -> None:
     """The Series is open again, or gone: it fills no channel."""
     connection.execute(delete(waiting).where(waiting.c.series_instance_uid == uid))
+
+
+def of_series(connection: Connection, uid: SeriesInstanceUID) -> list[Waiting]:
+    """What this Series fits, by Route and channel."""
+    rows = connection.execute(
+        select(waiting)
+        .where(waiting.c.series_instance_uid == uid)
+        .order_by(waiting.c.route, waiting.c.channel)
+    ).mappings()
+    return [Waiting(**row) for row in rows]
 
 
 def _wait(
@@ -304,15 +309,6 @@ def _over(connection: Connection, now: float) -> list[tuple[str, str]]:
         .having(func.max(waiting.c.until) <= now)
     )
     return [(row.study_instance_uid, row.route) for row in rows]
-
-
-def _rows(connection: Connection, uid: SeriesInstanceUID) -> list[Waiting]:
-    rows = connection.execute(
-        select(waiting)
-        .where(waiting.c.series_instance_uid == uid)
-        .order_by(waiting.c.route, waiting.c.channel)
-    ).mappings()
-    return [Waiting(**row) for row in rows]
 
 
 def _sha256_by_sop(connection: Connection, uid: SeriesInstanceUID) -> Mapping[str, str]:

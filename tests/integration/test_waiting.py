@@ -127,7 +127,7 @@ def test_a_crash_in_the_middle_of_closing_leaves_nothing_of_it(
         store.close(FLAIR, 1)
     seen = store.series.get(FLAIR)
     assert seen is not None
-    assert (seen.closed_at, store.jobs.list(), store.waiting.of_series(FLAIR)) == (None, [], [])
+    assert (seen.closed_at, store.jobs.list(), store.series.waits(FLAIR)) == (None, [], [])
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER dies")
     (job,) = store.close(FLAIR, 1)
@@ -219,7 +219,7 @@ def test_a_late_slice_in_any_channel_cancels_the_queued_job_and_a_successor_foll
     cancelled = store.jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
-    assert store.waiting.of_series(FLAIR) == []
+    assert store.series.waits(FLAIR) == []
     assert store.waiting.refuse_due([ROUTE], NOW + 9 * WAIT) == []
     (second,) = store.close(FLAIR, 1)
     assert (second.series_instance_uids, second.supersedes) == ((T1, FLAIR), first.id)

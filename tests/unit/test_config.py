@@ -52,7 +52,7 @@ def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
 
 def test_the_shipped_file_states_the_defaults_of_the_code() -> None:
     loaded = config.load(SHIPPED)
-    for name in ("database", "closing", "inference", "delivery", "web", "log"):
+    for name in ("database", "closing", "inference", "delivery", "retention", "web", "log"):
         assert getattr(loaded, name) == Config.model_fields[name].default
     assert loaded.dicom.model_copy(update={"accept_from": None}) == Config().dicom
     assert (
