@@ -9,10 +9,13 @@ from typing import Self
 
 import structlog
 
+from node.arriving import CloseLane, RecordLane
 from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.counting import CountLane
+from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route, with_models
@@ -21,7 +24,7 @@ from node.dicom.scu import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
-from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.lanes import DeliverLane, Lane, SegmentLane
 from node.ordering import channel_route
 from node.retention import RetentionLane
 from node.store import database
@@ -111,11 +114,22 @@ class Node:
             )
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
-        quiet_seconds = config.closing.quiet_seconds
+        asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
+        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
         closing = CloseLane(
-            inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
+            inbox,
+            series,
+            routes,
+            models,
+            times_of(config),
+            on_queued=lambda: _wake(segmenting),
+            recording=recording,
+            asks=[peer.name for peer in asked],
+            header_counts=config.closing.images_in_acquisition,
         )
-        recording = RecordLane(inbox, series, closing.wake)
+        counting = [
+            CountLane(series, peer, our_title, times_of(config), closing.wake) for peer in asked
+        ]
         waiting = WaitingStore(store)
         several = [channel_route(route, models) for route in routes if route.channels]
 
@@ -126,7 +140,7 @@ class Node:
         if (count := waiting.restart(time.time())) and not several:
             log.warning("series wait for a channel of a route that is no more", series=count)
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        keeping = [recording, closing, WaitLane(waiting, several), retaining]
+        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
         _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)
@@ -137,7 +151,7 @@ class Node:
     def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
         """What a crash leaves is either whole or not acknowledged; nothing is repaired."""
         halves = inbox.clear_halves()
-        still_open = series.restart_quiet_period(time.time())
+        still_open = len(series.open_series())
         log.info("data folder opened", unacknowledged_halves=halves, open_series=still_open)
 
     def _listen(self, started: ExitStack, inbox: Inbox, recording: Lane) -> None:
@@ -228,6 +242,12 @@ def route_of(section: RouteSection) -> Route:
 def periods_of(config: Config) -> Periods:
     """For how long files are kept."""
     return Periods(**dict(config.retention))
+
+
+def times_of(config: Config) -> Times:
+    """How long Series wait that no Route sets times for."""
+    section = config.closing
+    return Times(section.settle_seconds, section.quiet_seconds, section.last_limit_seconds)
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

@@ -64,10 +64,14 @@ class PeerSection(Section):
     host: str
     port: Port
     timeout_seconds: float = Field(30.0, gt=0)
+    query: bool = False
 
 
 class ClosingSection(Section):
+    settle_seconds: float = Field(3.0, gt=0)
     quiet_seconds: float = Field(10.0, gt=0)
+    last_limit_seconds: float = Field(3600.0, gt=0)
+    images_in_acquisition: bool = True
 
 
 class InferenceSection(Section):
