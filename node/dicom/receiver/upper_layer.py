@@ -78,12 +78,14 @@ class UpperLayer(DULServiceProvider):
     def hand_on(self, fragment: PDV) -> bool:
         """A fragment of a message that pynetdicom serves; returns whether the message is whole."""
         control = fragment.is_command | fragment.is_last << 1
-        primitive = P_DATA()
-        primitive.presentation_data_value_list = [
-            (fragment.context_id, bytes([control]) + bytes(fragment.value))
-        ]
+        primitive: Any = P_DATA()
+        value = bytes([control]) + bytes(fragment.value)
+        primitive.presentation_data_value_list = [[fragment.context_id, value]]
         dimse = self._association.dimse
-        dimse.receive_primitive(primitive)
+        try:
+            dimse.receive_primitive(primitive)
+        except Exception as error:  # pynetdicom's parser and hostile bytes: almost anything
+            raise ProtocolError(f"a message cannot be decoded: {error!r}") from error
         self._resume()
         return dimse.message is None
 
