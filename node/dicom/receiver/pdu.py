@@ -1,6 +1,6 @@
 """PDUs out of a byte stream: framed, bounded, and cut into their PDVs (PS3.8 9.3)."""
 
-import socket
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ ASSOCIATE_RQ: Final = 0x01
 P_DATA_TF: Final = 0x04
 _HEADER: Final = struct.Struct(">BxL")
 _PDV_HEADER: Final = struct.Struct(">LBB")
+_PDUS_HELD: Final = 4  # of the longest: one read may bring several
 _TYPES: Final = frozenset(range(1, 8))
 ASSOCIATE_LIMIT: Final = 1 << 20  # 128 contexts with all their transfer syntaxes take a tenth
 OTHER_LIMIT: Final = 4096  # A-RELEASE and A-ABORT have four bytes
@@ -40,21 +41,26 @@ class PDUStream:
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
-        self._buffer = bytearray(2 * (max_length + _HEADER.size))
+        self._buffer = bytearray(_PDUS_HELD * (max_length + _HEADER.size))
         self._begin = self._end = 0
 
-    def receive(self, connection: socket.socket) -> int:
-        """Reads what has come, as much as there is room for. Returns 0 at the end of the stream."""
+    def receive(self, descriptor: int) -> int:
+        """Reads what has come, as much as there is room for. Returns 0 at the end of the stream.
+
+        Raises BlockingIOError where nothing has come: a socket with a timeout does not block.
+        """
         if self._end == len(self._buffer):
             self._make_room(len(self._buffer))
         with memoryview(self._buffer) as view:
-            count = connection.recv_into(view[self._end :])
+            count = os.readv(descriptor, [view[self._end :]])
         self._end += count
         return count
 
     def next(self) -> PDU | None:
         """The next whole PDU; None until more has come. Raises ProtocolError before it is read."""
         held = self._end - self._begin
+        if held == 0:
+            self._begin = self._end = 0
         if held < _HEADER.size:
             return None
         kind, length = _HEADER.unpack_from(self._buffer, self._begin)

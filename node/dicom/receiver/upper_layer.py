@@ -99,7 +99,7 @@ class UpperLayer(DULServiceProvider):
             self._close_gently()
             return False
         try:
-            while not self._kill_thread and self.event_queue.empty():
+            while not self._has_other_work():
                 pdu = self._stream.next()
                 if pdu is not None:
                     self._take(pdu)
@@ -110,6 +110,11 @@ class UpperLayer(DULServiceProvider):
             self._association.tell_protocol_error(str(error))
             self._put(_PROTOCOL_ERROR)
         return False
+
+    def _has_other_work(self) -> bool:
+        return (
+            self._kill_thread or not self.event_queue.empty() or not self.to_provider_queue.empty()
+        )
 
     def _take(self, pdu: PDU) -> None:
         self._idle_timer.restart()
@@ -137,19 +142,15 @@ class UpperLayer(DULServiceProvider):
         established = self.state_machine.current_state == _ESTABLISHED
         if established and not self._idle_timer.expired:
             self._pause_the_other_thread()
-        if not self._wait(connection, established):
-            return False
         try:
-            if self._stream.receive(connection):
-                return True
+            return self._stream.receive(connection.fileno()) > 0 or self._lost()
         except (BlockingIOError, InterruptedError):
-            return False
+            return self._wait(connection, established)
         except OSError:
-            pass
-        return self._lost()
+            return self._lost()
 
     def _wait(self, connection: socket.socket, established: bool) -> bool:
-        """Whether bytes have come before the wake-up, or the next look at the timers."""
+        """Whether bytes came before a wake-up, or the next look at the timers."""
         seconds = _TICK_SECONDS
         if established:
             seconds = max(self._idle_timer.remaining, 0.0) + 0.01
