@@ -9,8 +9,8 @@ from pathlib import Path
 from pydicom import Dataset
 from pynetdicom.dsutils import encode
 
-from node.core.names import AETitle
-from node.dicom.inbox import Inbox, Received
+from node.dicom.inbox import Inbox, write_durably
+from node.dicom.receiver.part10 import part_10_header
 
 _numbers = itertools.count(1)
 
@@ -29,16 +29,15 @@ def keep(
 ) -> str:
     """One Association brings these; ending: None while it is still open. Returns its name."""
     name = association or new_association()
-    incoming = None
+    incoming = inbox.incoming_folder
     for one in instances:
         encoded = encode(one, False, True)
         assert encoded is not None
         uids = str(one.SOPClassUID), str(one.SOPInstanceUID)
         syntax = str(one.file_meta.TransferSyntaxUID)
-        kept = inbox.keep(Received(encoded, *uids, syntax, AETitle(calling)))
-        incoming = kept.parent
-        kept.rename(incoming / f"{time.time_ns():020d}-{name}-{next(_numbers):08d}.dcm")
-    if ending is not None and incoming is not None:
+        path = incoming / f"{time.time_ns():020d}-{name}-{next(_numbers):08d}.dcm"
+        write_durably(path, part_10_header(*uids, syntax, calling), encoded)
+    if ending is not None:
         end(incoming, name, ending, calling)
     return name
 
