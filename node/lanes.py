@@ -104,7 +104,15 @@ class SegmentLane(Lane):
         watch = JobWatch(self._jobs, job)
         try:
             job = self._with_current_model(job)
-            pipeline.segment(job, self._inbox, self._outbox, self._models, self._engine, watch)
+            pipeline.segment(
+                job,
+                self._inbox,
+                self._outbox,
+                self._models,
+                self._engine,
+                watch,
+                self._jobs.predecessor(job),
+            )
         except Exception as error:
             self._record_failure(job, error)
             return

@@ -16,10 +16,12 @@ from typing import Protocol
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
-from node.core.names import AETitle
+from node.core.names import AETitle, SOPInstanceUID
 from node.core.uids import ResultUIDs, input_fingerprint
+from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
-from node.dicom.assemble import admit, assemble
+from node.dicom.align import align
+from node.dicom.assemble import admit, stack
 from node.dicom.closing import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
@@ -110,12 +112,25 @@ def segment(
     models: Mapping[str, Model],
     engine: Engine,
     watch: Watch,
+    predecessor: Job | None = None,
 ) -> None:
-    """The closed Series of one Job through its Model: instance files in, result files out."""
+    """The closed Series of one Job through its Model: instance files in, result files out.
+
+    predecessor: the Job whose result a Peer may have, and which this one takes the place of.
+    """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
-    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, watch)
+    result = make_result(
+        series,
+        models[job.model],
+        engine,
+        job.result_uids,
+        job.created_at,
+        watch,
+        predecessor=predecessor.result_uids.sop_instance_uid if predecessor else None,
+        verdict=job.verdict,
+    )
     watch.enter("write")
     outbox.write(job, result.segmentation)
 
@@ -127,18 +142,27 @@ def make_result(
     uids: ResultUIDs,
     created_at: float,
     watch: Watch,
+    predecessor: SOPInstanceUID | None = None,
+    verdict: Verdict | None = None,
 ) -> Result:
-    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected."""
+    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected.
+
+    predecessor: the result that this one takes the place of. verdict: of the least sure Series.
+    """
     watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
-    volumes = tuple(assemble(one, model.accepts) for one in series)
+    stacks = [stack(one, model.accepts) for one in series]
+    volumes = align([one.volume for one in stacks])
     watch.enter("predict")
-    label_map = engine.segment(volumes, model, watch.tell)
+    predicted = engine.segment(volumes, model, watch.tell)
+    label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
     watch.enter("encode")
-    segmentation = file_bytes(encode(label_map, model, series[0], uids, created_at))
+    segmentation = file_bytes(
+        encode(label_map, model, series[0], uids, created_at, planes, predecessor, verdict=verdict)
+    )
     watch.enter("verify")
-    verify(segmentation, label_map, model, series[0])
+    verify(segmentation, label_map, model, series[0], planes)
     return Result(volumes, label_map, segmentation)
 
 

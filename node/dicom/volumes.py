@@ -100,6 +100,9 @@ def _candidate(group: _Group, groups: Sequence[_Group]) -> Candidate:
         name = UID(first.sop_class_uid).name or "of no SOP Class"
         fault = f"{first} is {name}; only CT, MR and PET images make a volume"
         return Candidate(tuple(group.planes), why, fault, Fault.NO_VOLUME)
+    if "MOSAIC" in _image_type(first):
+        fault = f"{first} is a mosaic: many slices side by side in one image"
+        return Candidate(tuple(group.planes), why, fault, Fault.NO_VOLUME)
     nowhere = _nowhere(group.planes)
     if nowhere:
         return Candidate(tuple(group.planes), why, nowhere, Fault.NO_PLACE)
@@ -164,7 +167,11 @@ def _key(plane: Plane) -> tuple[object, ...]:
 
 def _is_localizer(plane: Plane) -> bool:
     """Image Type value 3 of CT (PS3.3 C.8.2.1.1.1); other modalities write it too."""
-    return "LOCALIZER" in (plane.traits or {}).get("ImageType", "").split("\\")
+    return "LOCALIZER" in _image_type(plane)
+
+
+def _image_type(plane: Plane) -> list[str]:
+    return (plane.traits or {}).get("ImageType", "").split("\\")
 
 
 def _by_orientation(planes: list[Plane]) -> list[_Group]:
@@ -188,7 +195,7 @@ def _words(plane: Plane) -> dict[str, str]:
     return {
         "class": UID(plane.sop_class_uid).name or "no SOP Class",
         "localizer": "localizer" if _is_localizer(plane) else "no localizer",
-        "frame of reference": f"Frame of Reference {plane.frame_of_reference_uid}",
+        "frame of reference": f"Frame of Reference {plane.frame_of_reference_uid or 'absent'}",
         "matrix": f"{plane.rows} × {plane.columns} pixels",
         "spacing": f"pixels of {in_words(spacing, 4)} mm" if spacing else "no pixel spacing",
         "orientation": f"orientation {in_words(plane.orientation)}"
