@@ -108,6 +108,7 @@ class Watched:
     pause: float = 0.0
     judged_at: float = float("-inf")
     times: Times | None = None
+    told: str = ""
 
 
 class CloseLane(Lane):
@@ -138,15 +139,15 @@ class CloseLane(Lane):
 
     def step(self) -> float:
         self._notice(self._series.open_series(), time.monotonic())
-        due = [one for one in self._watched.values() if one.look_at <= time.monotonic()]
+        now = time.monotonic()
+        due = [one for one in self._watched.values() if one.look_at <= now]
         ready = [one for one in due if self._recording.has_recorded_as_of(one.look_at)]
         for one in ready:
             self._look(one)
         if len(ready) < len(due):
             self._recording.wake()  # it wakes this lane when it has been through incoming/
-        waiting = [one for one in self._watched.values() if one not in due or one in ready]
-        next_look = min((one.look_at for one in waiting), default=float("inf"))
-        return min(max(next_look - time.monotonic(), 0.001), IDLE_SECONDS)
+        later = (one.look_at for one in self._watched.values() if one.look_at > now)
+        return min(max(min(later, default=float("inf")) - time.monotonic(), 0.001), IDLE_SECONDS)
 
     def _notice(self, opened: Sequence[OpenSeries], now: float) -> None:
         before = self._watched
@@ -181,6 +182,7 @@ class CloseLane(Lane):
             if judgement.wait_seconds <= 0 and self._close(seen, judgement):
                 del self._watched[uid]
                 return
+            self._tell(seen, judgement, watched)
             wait = max(judgement.wait_seconds, 0.01)
         except Exception:  # of this Series; the others are closed all the same
             log.exception("a series cannot be judged", series_instance_uid=uid)
@@ -188,6 +190,17 @@ class CloseLane(Lane):
         watched.judged_at = time.monotonic()
         watched.pause = min((watched.judged_at - began) * _PAUSE, _LONGEST_PAUSE_SECONDS)
         watched.look_at = watched.judged_at + wait
+
+    def _tell(self, seen: StoredSeries, judgement: Judgement, watched: Watched) -> None:
+        """A Series that waits for long says why."""
+        if judgement.refused is not None and judgement.words != watched.told:
+            watched.told = judgement.words
+            self._series.tell(seen, judgement.words, judgement.values())
+            log.warning(
+                "a series waits for what is missing",
+                series_instance_uid=seen.series_instance_uid,
+                why=judgement.refused,
+            )
 
     def _judge(self, seen: StoredSeries, watched: Watched) -> Judgement:
         if watched.times is None:

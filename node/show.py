@@ -152,6 +152,7 @@ def series_lines(series: "StoredSeries") -> list[str]:
         f"closed {moment(series.closed_at)}: {series.evidence}"
         if series.closed_at is not None
         else f"open: last instance {moment(series.last_received_at)}"
+        + (f"; {series.evidence}" if series.evidence else "")
     )
     return [
         f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",

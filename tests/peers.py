@@ -22,7 +22,7 @@ from pydicom.filebase import DicomBytesIO
 REPOSITORY = Path(__file__).parent.parent
 DEMO_MODEL = REPOSITORY / "config" / "models" / "hippocampus"
 DEMO_SERIES = REPOSITORY / "config" / "demo" / "series"
-PACKAGE_OF = {"Orthanc": "orthanc", "storescu": "dcmtk", "dcm2niix": "dcm2niix"}
+PACKAGE_OF = {"Orthanc": "orthanc", "storescu": "dcmtk", "dcmsend": "dcmtk", "dcm2niix": "dcm2niix"}
 START_SECONDS = 120.0
 
 T = TypeVar("T")

@@ -174,6 +174,7 @@ def _touch(
             revision=series.c.revision + 1,
             closed_at=None,
             evidence=None,
+            findings=[],
             routing=None,
             verdict=None,
             purged_at=None,

@@ -130,6 +130,21 @@ class SeriesStore:
                     .values(counts=counts, revision=series.c.revision + 1)
                 )
 
+    def tell(
+        self, seen: StoredSeries, evidence: str, findings: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """On what a Series is still open, for people; changes nothing else."""
+        with self._writing.begin() as connection:
+            connection.execute(
+                update(series)
+                .where(
+                    series.c.series_instance_uid == seen.series_instance_uid,
+                    series.c.closed_at.is_(None),
+                    series.c.revision == seen.revision,
+                )
+                .values(evidence=evidence, findings=list(findings))
+            )
+
     # -- what is open
 
     def open_series(self) -> list[OpenSeries]:
