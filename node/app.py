@@ -15,8 +15,10 @@ from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
+from node.dicom.receiver.negotiation import Negotiated, negotiated
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, check_keywords
-from node.dicom.scp import StorageSCP
 from node.dicom.scu import Peer
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
@@ -77,7 +79,7 @@ class Node:
         started.callback(store.dispose)
         database.migrate(store)
         series, jobs, deliveries = SeriesStore(store), JobStore(store), DeliveryStore(store)
-        inbox = Inbox(data_dir, config.node.min_free_mb * 1_000_000)
+        inbox = Inbox(data_dir)
         outbox = Outbox(data_dir)
 
         engine = engine_of(config, models, cache)
@@ -116,7 +118,7 @@ class Node:
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
         _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
-        self._listen(started, inbox, recording)
+        self._listen(started, recording)
         self._wait_for_models(engine)
         for lane in segmenting:
             lane.start()
@@ -128,24 +130,16 @@ class Node:
         still_open = series.restart_quiet_period(time.time())
         log.info("data folder opened", unacknowledged_halves=halves, open_series=still_open)
 
-    def _listen(self, started: ExitStack, inbox: Inbox, recording: Lane) -> None:
+    def _listen(self, started: ExitStack, recording: Lane) -> None:
         section = self._config.dicom
         accept_from = accepted_titles(self._config)
         if accept_from is not None and not accept_from:  # pynetdicom would take it for anyone
             raise ConfigError('dicom.accept_from: nobody may send; name a peer, or ["*"]')
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
-        scp = StorageSCP(
-            inbox,
-            ae_title=AETitle(section.ae_title),
-            accept_from=accept_from,
-            on_kept=recording.wake,
-            max_associations=section.max_associations,
-            idle_seconds=section.idle_seconds,
-            max_pdu_bytes=section.max_pdu_kib * 1024,
-        )
-        self.port = scp.start(section.host, section.port)
-        started.callback(scp.stop)
+        receiver = Receiver(receiver_settings(self._config), recording.wake)
+        self.port = receiver.start(section.host, section.port)
+        started.callback(receiver.stop)
         log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
 
     def _wait_for_models(self, engine: WorkerEngine) -> None:
@@ -233,6 +227,34 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     return {
         AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
     }
+
+
+def receiver_settings(config: Config) -> Settings:
+    """What the receiving process is told."""
+    node, dicom = config.node, config.dicom
+    titles = accepted_titles(config)
+    kinds = negotiation_of(config)
+    return Settings(
+        data_dir=str(node.data_dir),
+        ae_title=dicom.ae_title,
+        sop_classes=kinds.accepted,
+        transfer_syntaxes=kinds.transfer_syntaxes,
+        accept_from=None if titles is None else sorted(titles),
+        echo_only=[p.ae_title for p in config.peers.values() if not p.may_store],
+        max_associations=dicom.max_associations,
+        max_associations_per_peer=dicom.max_associations_per_peer,
+        idle_seconds=dicom.idle_seconds,
+        associate_seconds=dicom.associate_seconds,
+        max_pdu_bytes=dicom.max_pdu_kib * 1024,
+        max_instance_bytes=dicom.max_instance_mb * 1_000_000,
+        min_free_bytes=node.min_free_mb * 1_000_000,
+        low_free_bytes=node.low_free_mb * 1_000_000,
+    )
+
+
+def negotiation_of(config: Config) -> Negotiated:
+    """What is accepted of what a sender proposes."""
+    return negotiated(config.dicom.accept.model_dump())
 
 
 def _peer(name: str, section: PeerSection) -> Peer:

@@ -6,47 +6,20 @@ aside/       what could not be kept in a Series, for a person to look at
 """
 
 import hashlib
-import itertools
 import os
-import shutil
 import struct
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 
-from node import __version__
 from node.core.names import AETitle, SeriesInstanceUID
-from node.core.uids import derive_uid
 from node.dicom.header import InstanceHeader, Undecodable, read_header
 from node.dicom.series import SourceSeries
 
-IMPLEMENTATION_CLASS_UID = UID(derive_uid("segnode", "implementation"))
-IMPLEMENTATION_VERSION_NAME = f"SEGNODE_{__version__}"[:16]
 _PREAMBLE = b"\0" * 128 + b"DICM"
-
-
-class DiskFull(OSError):
-    """Less space is free than the node keeps for itself."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """One Instance as it came over an Association. data_set: its bytes, without file meta."""
-
-    data_set: bytes
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae_title: AETitle
 
 
 @dataclass(frozen=True)
@@ -63,34 +36,15 @@ class IncomingInstance:
 
 
 class Inbox:
-    """The instance files of one data folder. `keep` may be called by many threads."""
+    """The instance files of one data folder."""
 
-    def __init__(self, data_dir: Path, min_free_bytes: int = 0) -> None:
+    def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._incoming = data_dir / "incoming"
         self._instances = data_dir / "instances"
         self._aside = data_dir / "aside"
-        self._min_free_bytes = min_free_bytes
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
         for folder in (self._incoming, self._instances, self._aside):
             make_folder_durably(folder)
-
-    def keep(self, received: Received) -> Path:
-        """Makes an Instance survive kill -9 and a power cut. Raises OSError, DiskFull."""
-        free = shutil.disk_usage(self._incoming).free
-        if free < self._min_free_bytes + len(received.data_set):
-            raise DiskFull(f"{self._data_dir}: only {free // 1_000_000} MB are free")
-        path = self._incoming / f"{self._unique_name()}.dcm"
-        write_durably(path, part_10_header(received), received.data_set)
-        return path
-
-    def set_aside(self, received: Received, reason: str) -> Path:
-        """Keeps the bytes that cannot be stored as an Instance, with the reason beside them."""
-        path = self._aside / f"{self._unique_name()}.dcm"
-        write_durably(path, part_10_header(received), received.data_set)
-        path.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
-        return path
 
     def aside_count(self) -> int:
         """How many data sets were set aside."""
@@ -164,10 +118,6 @@ class Inbox:
     def _files(self, uid: SeriesInstanceUID) -> list[Path]:
         return sorted(self.folder(uid).glob("i*.dcm"))
 
-    def _unique_name(self) -> str:
-        with self._lock:
-            return f"{time.time_ns():020d}-{os.getpid()}-{next(self._numbers):08d}"
-
 
 def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
     """The Instances in these files as one Series. Raises OSError, InvalidDicomError."""
@@ -209,21 +159,6 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def part_10_header(received: Received) -> bytes:
-    """Preamble, prefix and File Meta Information for a data set (PS3.10 7.1)."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(received.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(received.sop_instance_uid)
-    meta.TransferSyntaxUID = UID(received.transfer_syntax_uid)
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = received.calling_ae_title
-    buffer = DicomBytesIO()
-    write_file_meta_info(buffer, meta)
-    return _PREAMBLE + buffer.getvalue()
 
 
 def _origin(raw: bytes) -> tuple[str, AETitle]:

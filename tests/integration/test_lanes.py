@@ -15,10 +15,10 @@ from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
-from node.core.names import AETitle
 from node.core.volume import LabelMap, Volume
-from node.dicom.inbox import Inbox, Received
+from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
+from node.dicom.receiver.part10 import part_10_header
 from node.dicom.routing import Route
 from node.lanes import CloseLane, RecordLane, SegmentLane
 from node.store import database
@@ -68,6 +68,7 @@ class World:
     """A data folder with its lanes, stepped by hand."""
 
     def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
+        self.folder = folder
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.engine = ThresholdEngine()
@@ -102,7 +103,9 @@ class World:
             assert encoded is not None
             syntax = str(one.file_meta.TransferSyntaxUID)
             uids = str(one.SOPClassUID), str(one.SOPInstanceUID)
-            self.inbox.keep(Received(encoded, *uids, syntax, AETitle("MODALITY")))
+            header = part_10_header(*uids, syntax, "MODALITY")
+            path = self.folder / "incoming" / f"{time.time_ns():020d}-test.0-00000000.dcm"
+            path.write_bytes(header + encoded)
 
     def close(self) -> Job:
         time.sleep(0.02)
