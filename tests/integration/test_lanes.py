@@ -70,6 +70,7 @@ class World:
     """A data folder with its lanes, stepped by hand."""
 
     def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
+        self.folder = folder
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.engine = ThresholdEngine()

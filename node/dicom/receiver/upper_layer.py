@@ -63,6 +63,9 @@ class UpperLayer(DULServiceProvider):
         finally:
             self.messages.end()
             self._resume()
+            if self._association.requestor.primitive is None:
+                nothing: Any = None  # ends the other thread's wait for an A-ASSOCIATE
+                self.to_user_queue.put(nothing)
             descriptor, self._wakeup = self._wakeup, -1
             os.close(descriptor)
 
