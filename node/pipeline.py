@@ -147,7 +147,7 @@ def make_result(
     for one in series:
         admit(one, model.accepts)
     stacks = [stack(one, model.accepts) for one in series]
-    volumes = align([one.volume for one in stacks])
+    volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
     predicted = engine.segment(volumes, model, watch.tell)
     label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
