@@ -9,7 +9,7 @@ import torch
 
 from node.core.model import TILE_STEP, Profile, Progress, Tell
 from node.inference.backends import Network
-from node.inference.messages import is_out_of_memory
+from node.inference.out_of_memory import is_out_of_memory
 from node.inference.plans import Plan
 from node.inference.preprocess import Case
 from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles

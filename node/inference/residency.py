@@ -13,7 +13,7 @@ import structlog
 
 from node.core.model import Model, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.messages import is_out_of_memory
+from node.inference.out_of_memory import is_out_of_memory
 
 log = structlog.get_logger()
 

@@ -21,8 +21,8 @@ from node.inference.messages import (
     Progressed,
     Request,
     failure,
-    is_out_of_memory,
 )
+from node.inference.out_of_memory import is_out_of_memory
 from node.inference.residency import Residency, Resident
 
 _MOST_WAITING = 64  # requests; the node has as many as its lanes, far fewer
