@@ -16,8 +16,8 @@ from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Segmenter, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.inference import devices, environment
-from node.inference.child import Child
-from node.inference.worker import Settings
+from node.inference.worker.child import Child
+from node.inference.worker.main import Settings
 
 _LOAD_SECONDS = 600.0  # a worker that replaces a dead one must be ready by then
 

@@ -11,10 +11,10 @@ import pytest
 from node.core.errors import SeriesRejected, Temporary
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.memory import HostMemory
-from node.inference.messages import Answered, Cancelled, Failed, Progressed, Request
-from node.inference.residency import Residency
-from node.inference.steps import Steps
+from node.inference.worker.memory import HostMemory
+from node.inference.worker.messages import Answered, Cancelled, Failed, Progressed, Request
+from node.inference.worker.residency import Residency
+from node.inference.worker.steps import Steps
 from tests.model_factory import noise_volume
 
 LONGEST = 20.0  # s; nothing here takes more than moments

@@ -18,11 +18,11 @@ import pytest
 from node.core.errors import Fatal, SeriesRejected, StaleState, Temporary
 from node.core.model import Model, Progress
 from node.core.volume import LabelMap, Volume
-from node.inference.child import Child
 from node.inference.engine import InProcessEngine, WorkerEngine
-from node.inference.messages import failure
 from node.inference.model import load_model
-from node.inference.worker import Settings
+from node.inference.worker.child import Child
+from node.inference.worker.main import Settings
+from node.inference.worker.messages import failure
 from tests.model_factory import axial_affine, make_model_folder, noise_volume
 
 READY_SECONDS = 120.0  # on a busy machine; 6 s on two quiet cores

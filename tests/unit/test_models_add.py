@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from node.cli import app
 from node.core.anatomy import TISSUE
 from node.core.errors import ConfigError
-from node.inference.adding import add_model, slug
+from node.inference.adding.add import add_model, slug
+from node.inference.adding.weights import write_checkpoint
 from node.inference.checkpoint import trained_configuration
 from node.inference.model import load_model
 from node.inference.network import Checkpoint, read_checkpoint
-from node.inference.weights import write_checkpoint
 from tests.model_factory import make_cascade, make_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -510,7 +510,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from node.core.errors import ConfigError
-from node.inference.adding import add_model
+from node.inference.adding.add import add_model
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if sys.argv[3] == "killed" else signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # less than one fold's weights

@@ -18,8 +18,8 @@ import structlog
 
 from node.core.model import Model
 from node.inference import environment
-from node.inference.memory import DeviceMemory, memory_of
-from node.inference.messages import (
+from node.inference.worker.memory import DeviceMemory, memory_of
+from node.inference.worker.messages import (
     Beat,
     Cancel,
     Channel,
@@ -29,8 +29,8 @@ from node.inference.messages import (
     Request,
     failure,
 )
-from node.inference.residency import Residency, Resident
-from node.inference.steps import Steps
+from node.inference.worker.residency import Residency, Resident
+from node.inference.worker.steps import Steps
 
 _ORPHANED, _THREAD_DIED = 70, 71  # exit codes
 _BEAT_SECONDS = 1.0

@@ -13,7 +13,8 @@ import structlog
 from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.messages import (
+from node.inference.worker.main import Settings
+from node.inference.worker.messages import (
     Answered,
     Beat,
     Cancel,
@@ -24,8 +25,7 @@ from node.inference.messages import (
     Ready,
     Request,
 )
-from node.inference.process import REAP_SECONDS, WorkerProcess
-from node.inference.worker import Settings
+from node.inference.worker.process import REAP_SECONDS, WorkerProcess
 
 _CANCEL_SECONDS = 60.0  # for a tile on a slow machine, or an export, which cannot be interrupted
 _TICKS = 20  # in heartbeat_seconds

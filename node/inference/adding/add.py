@@ -16,12 +16,12 @@ from pathlib import Path
 from node.core.errors import ConfigError
 from node.core.model import Model
 from node.inference import environment
+from node.inference.adding.drafting import draft, title
+from node.inference.adding.source import trained_folder
 from node.inference.cascade import PREVIOUS_STAGE
 from node.inference.checkpoint import SAFETENSORS
-from node.inference.drafting import draft, title
 from node.inference.folder import DATASET, DESCRIPTION, PLANS, checkpoint_path, read_json
 from node.inference.model import load_model
-from node.inference.source import trained_folder
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a bare key in node.toml, and a folder
 
@@ -114,9 +114,9 @@ def _write_stage(model: Model, into: Path) -> str:
     """
     environment.prepare(0)
     with _silence():
+        from node.inference.adding.runnable import Architecture
+        from node.inference.adding.weights import write_checkpoint
         from node.inference.network import read_checkpoint
-        from node.inference.runnable import Architecture
-        from node.inference.weights import write_checkpoint
 
         architecture = Architecture(model.folder, model.configuration)
         _copy_texts(model.folder, into)
