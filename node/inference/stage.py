@@ -122,6 +122,8 @@ def _networks(
         except ConfigError:
             raise
         except Exception as error:  # the converter raises whatever it likes
+            if is_out_of_memory(error):
+                raise
             if backend == "openvino":
                 raise ConfigError(f"{model.folder}: OpenVINO cannot run it: {error}") from error
             log.warning("OpenVINO cannot run the model; torch does", model=model.name, error=error)
