@@ -348,6 +348,11 @@ def _no_segmentation(folder: Path) -> None:
         (_spoil(resampling_fn_data="my_resampling"), "my_resampling is not known here"),
         (_spoil(resampling_fn_probabilities="mine"), "mine is not known here"),
         (
+            _spoil(resampling_fn_probabilities="no_resampling_hack"),
+            "images are resampled and logits are not (no_resampling_hack): the labels would lie "
+            "on another grid than the images",
+        ),
+        (
             lambda folder: change(folder / "plans.json", label_manager="MyLabels"),
             '"label_manager": MyLabels is not known here',
         ),
