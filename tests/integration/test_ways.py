@@ -35,6 +35,9 @@ class Tight:
                 raise self._error
             yield torch.stack([patch[0], -patch[0], patch[0] * 0])
 
+    def on_cpu(self) -> "Tight":
+        return self
+
     def close(self) -> None: ...
 
 
@@ -91,14 +94,15 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(plan: Plan, case: Case)
 
 
 def test_a_gpu_gives_up_tiles_first_then_the_logits_then_itself() -> None:
-    found = [str(way) for way in ways(GPU, 4, movable=True)]
+    found = [str(way) for way in ways(GPU, 4)]
     assert found == [
         "4 tiles at a time, logits on the GPU",
         "1 tiles at a time, logits on the GPU",
         "1 tiles at a time, logits on the CPU",
         "the network on the CPU",
     ]
-    assert [way.results for way in ways(GPU, 1, movable=False)] == [GPU, CPU]
+    assert [way.results for way in ways(GPU, 1)] == [GPU, CPU, CPU]
+    assert [str(way) for way in ways(CPU, 1)] == ["1 tiles at a time, logits on the CPU"]
 
 
 def test_progress_grows_to_one_over_all_folds(plan: Plan, case: Case) -> None:
