@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from node.core.model import Profile, Progress, tell_nobody
+from node.inference.backends.torch_network import TorchNetwork
 from node.inference.model import load_model
+from node.inference.network import build_network
 from node.inference.plans import Plan, read_plan
 from node.inference.predictor import Predictor, ways
 from node.inference.preprocess import Case, preprocess
@@ -135,9 +137,6 @@ def test_who_is_told_may_end_the_prediction_between_tiles(backend: str, tmp_path
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
-    from node.inference.backends.torch_network import TorchNetwork
-    from node.inference.network import build_network
-
     plan = read_plan(make_model_folder(tmp_path / "m"), "3d_fullres")
     network = TorchNetwork(build_network(plan.architecture, 1, 3, tmp_path), CPU)
     patches = [torch.rand(1, 16, 16, 16) for _ in range(5)]
@@ -146,3 +145,22 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_copy_on_the_cpu_answers_the_same_and_lives_apart(tmp_path: Path) -> None:
+    plan = read_plan(make_model_folder(tmp_path / "m"), "3d_fullres")
+    buffers = torch.nn.BatchNorm3d(3)
+    module = torch.nn.Sequential(build_network(plan.architecture, 1, 3, tmp_path), buffers)
+    buffers.running_mean = torch.tensor([1.0, -2.0, 3.0])
+    network = TorchNetwork(module, CPU)
+    patch = torch.rand(1, 16, 16, 16)
+    (before,) = [found.clone() for found in network.run([patch], 1)]
+    copied = network.on_cpu()
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.zero_()
+    assert not next(network.run([patch], 1)).any()
+    network.close()
+    (after,) = [found.clone() for found in copied.run([patch], 1)]
+    assert torch.equal(after, before)
+    assert (copied.device, copied.on_cpu() is copied) == (CPU, False)
