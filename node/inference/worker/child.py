@@ -158,7 +158,7 @@ class Child:
     def _tell(self, progress: Progress, tell: Tell, number: int, mailbox: _Mailbox) -> None:
         try:
             tell(progress)
-        except Exception:
+        except Exception:  # the caller's own, of any kind: it ends the request
             with contextlib.suppress(Temporary):  # it died: that ended the request, too
                 self._cancel(number, mailbox)
             raise
@@ -181,7 +181,7 @@ class Child:
                 self._dispatch(message)
         except (EOFError, OSError):
             pass
-        except Exception as error:
+        except Exception as error:  # bytes that do not unpickle raise whatever they like
             log.exception("a worker's message could not be taken", pid=self.pid)
             self._process.die(f"said what its parent does not understand: {error!r}")
         self._bury()

@@ -61,7 +61,7 @@ def main(connection: Connection, models: Mapping[str, Model], settings: Settings
         _serve(channel, _start(channel, models, settings))
     except (EOFError, ConnectionError):  # the parent hung up
         pass
-    except Exception as error:
+    except Exception as error:  # whatever it is, the parent has to learn why
         channel.send(failure(None, error))
     os._exit(0)  # a thread in the middle of its work would make an orderly end a crash
 

@@ -138,7 +138,7 @@ class Steps:
         try:
             case.refuse_if_cancelled()
             work(case)
-        except Exception as error:
+        except Exception as error:  # torch and its drivers raise anything; each request is answered
             self._fail(case, error)
             return False
         finally:
