@@ -29,7 +29,7 @@ class WorkerEngine:
 
     device: "auto" takes every GPU that is there, else the CPU. workers: per device.
     timeout_seconds bounds each of the three steps of a request, heartbeat_seconds a worker's
-    silence. memory_bytes: what the models of one worker may hold at rest; 0: what the device has.
+    silence. memory_bytes: what the models of one worker may hold at rest, as in Settings.
     """
 
     def __init__(

@@ -34,13 +34,16 @@ from node.inference.worker.steps import Steps
 
 _ORPHANED, _THREAD_DIED = 70, 71  # exit codes
 _BEAT_SECONDS = 1.0
-# The models' part of what they hold and what is free; the rest is for volumes and activations.
+# The models' part of what is free and what they hold; the rest is for volumes and activations.
 _MODELS_PART = (3, 4)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a worker runs its models. memory_bytes: for them at rest; 0: what its device has."""
+    """How a worker runs its models.
+
+    memory_bytes: for them at rest; 0: three quarters of what is free and what they hold.
+    """
 
     device: str = "auto"
     threads: int = 0
