@@ -3,39 +3,22 @@
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from node.core.errors import SeriesRejected, Temporary
-from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
+from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.inference.worker.memory import HostMemory
 from node.inference.worker.messages import Answered, Cancelled, Failed, Progressed, Request
 from node.inference.worker.residency import Residency
 from node.inference.worker.steps import Steps
+from tests.made_up import made_up_model
 from tests.model_factory import noise_volume
 
 LONGEST = 20.0  # s; nothing here takes more than moments
-MODELS = {
-    name: Model(
-        name=name,
-        folder=Path("nowhere"),
-        title=name,
-        version="1",
-        fingerprint=name,
-        configuration="",
-        folds=(),
-        checkpoint_name="",
-        channels=("MR",),
-        orientation="native",
-        orientation_assumed=False,
-        accepts=InputRules(),
-        segments=(),
-    )
-    for name in ("m", "other")
-}
+MODELS = {name: made_up_model(name) for name in ("m", "other")}
 
 
 class Stepped:
