@@ -2,10 +2,8 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from node.inference.adding.weights import write_checkpoint
 from node.inference.checkpoint import trained_configuration
 from node.inference.model import load_model
 from node.inference.network import Checkpoint, read_checkpoint
+from tests.adding import refusal, zipped
 from tests.model_factory import make_cascade, make_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -69,21 +68,6 @@ def retrain(folder: Path, **keys: Any) -> None:
     """Sets keys of every checkpoint."""
     for path in folder.glob("fold_*/checkpoint_final.pth"):
         torch.save({**torch.load(path, weights_only=False), **keys}, path)
-
-
-def refusal(source: Path, models: Path, **named: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
-        add_model(source, models, **named)
-    left = [path.name for path in models.iterdir()] if models.exists() else []
-    assert not [name for name in left if name.startswith(".")], "nothing half-written stays"
-    return str(caught.value)
-
-
-def zipped(home: Path, path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(home.rglob("*")):
-            archive.write(file, file.relative_to(home))
-    return path
 
 
 def require_same_weights(source: Path, added: Path) -> None:
@@ -416,97 +400,6 @@ def test_nothing_is_overwritten(made: Path, models: Path) -> None:
     assert "is already there, and nothing is overwritten" in refusal(made, models, name="m")
     assert load_model("m", models / "m").fingerprint == before
     assert '"../m" cannot name a model' in refusal(made, models, name="../m")
-
-
-# zips from anywhere
-
-
-def _link(archive: zipfile.ZipFile) -> None:
-    entry = zipfile.ZipInfo("plans.json")
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-    archive.writestr(entry, "/etc/passwd")
-
-
-def _bomb(archive: zipfile.ZipFile) -> None:
-    entry = zipfile.ZipInfo("plans.json")
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with archive.open(entry, "w") as file:
-        for _ in range(65):
-            file.write(b" " * 2**20)
-
-
-@pytest.mark.parametrize(
-    ("write", "said"),
-    [
-        (lambda archive: archive.writestr("/plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("a/../../plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("..\\plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("c:plans.json", "{}"), "leads out of it"),
-        (_link, "is a link or a device"),
-        (_bomb, "claims 68157440 bytes"),
-    ],
-)
-def test_a_hostile_zip_is_refused_before_anything_is_unpacked(
-    tmp_path: Path, models: Path, write: Callable[[zipfile.ZipFile], None], said: str
-) -> None:
-    path = tmp_path / "hostile.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        write(archive)
-    message = refusal(path, models)
-    assert "refused, nothing was unpacked" in message
-    assert said in message
-
-
-def _patched(path: Path, member: str, at: int, value: bytes) -> Path:
-    """Overwrites bytes of a member's entry in the central directory, APPNOTE 4.3.12."""
-    content = bytearray(path.read_bytes())
-    start = content.rfind(b"PK\x01\x02", 0, content.rfind(member.encode()))
-    content[start + at : start + at + len(value)] = value
-    path.write_bytes(content)
-    return path
-
-
-FLAGS, SIZE = 8, 24  # general purpose bit flag; uncompressed size, 4 bytes
-
-
-def test_an_encrypted_member_is_refused(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    _patched(path, "fold_1/checkpoint_final.pth", FLAGS, b"\x01\x00")
-    assert "is encrypted" in refusal(path, models)
-
-
-def test_no_more_is_written_than_a_member_claims(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    _patched(path, "fold_1/checkpoint_final.pth", SIZE, b"\x64\0\0\0")
-    assert "is damaged: Bad CRC-32" in refusal(path, models)
-
-
-def test_a_zip_that_claims_more_than_any_model_has_is_refused(tmp_path: Path, models: Path) -> None:
-    path = tmp_path / "bomb.zip"
-    members = ["plans.json", "dataset.json"]
-    members += [f"fold_{fold}/checkpoint_final.pth" for fold in range(17)]
-    with zipfile.ZipFile(path, "w") as archive:
-        for member in members:
-            archive.writestr(member, "{}")
-    for member in members[2:]:
-        _patched(path, member, SIZE, b"\xfe\xff\xff\xff")
-    assert "the model claims 73014444002 bytes, over 68719476736" in refusal(path, models)
-
-
-def test_a_damaged_zip_is_named(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    content = bytearray(path.read_bytes())
-    content[content.find(b"fold_0/checkpoint_final.pth") + 5000] ^= 0xFF
-    path.write_bytes(content)
-    assert "is damaged: Bad CRC-32" in refusal(path, models)
-
-
-def test_a_name_that_is_in_the_zip_twice_is_refused(tmp_path: Path, models: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
-        archive.writestr("plans.json", "{}")
-        with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("plans.json", "{ }")
-    assert "is in it twice" in refusal(tmp_path / "twice.zip", models)
 
 
 # killed, and out of space
