@@ -445,6 +445,48 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(made: Path, models: Path) 
     assert list(models.iterdir()) == []
 
 
+AT_ONCE = """
+import sys
+from pathlib import Path
+from node.core.errors import ConfigError
+from node.inference.adding.add import add_model
+import node.inference.adding.runnable, node.inference.adding.weights  # now, not when it counts
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    add_model(Path(sys.argv[1]), Path(sys.argv[2]), "m")
+    print("added")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_of_two_that_add_one_name_at_once_one_is_refused_and_the_other_is_whole(
+    made: Path, models: Path
+) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(made), str(models)]
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdout
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        assert one.stdin
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = sorted("".join(one.communicate(timeout=120)) for one in both)
+    assert [text == "added\n" for text in said].count(True) == 1, said
+    assert (
+        "is being added by another" in said[0] + said[1] or "is already there" in said[0] + said[1]
+    )
+    assert [path.name for path in models.iterdir()] == ["m"]
+    alone = add_model(made, models, "alone").model
+    assert load_model("m", models / "m").fingerprint == alone.fingerprint
+
+
 # the command
 
 
