@@ -19,9 +19,9 @@ def refusal(source: Path, models: Path, **named: Any) -> str:
     return str(caught.value)
 
 
-def zipped(home: Path, path: Path) -> Path:
-    """Every file below `home`, stored, in a zip at `path`."""
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(home: Path, path: Path, packed_by: int = zipfile.ZIP_STORED, below: str = "") -> Path:
+    """Every file below `home` in a zip at `path`, there in the folder `below`."""
+    with zipfile.ZipFile(path, "w", packed_by) as archive:
         for file in sorted(home.rglob("*")):
-            archive.write(file, file.relative_to(home))
+            archive.write(file, below + file.relative_to(home).as_posix())
     return path

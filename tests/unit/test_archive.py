@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from node.inference.adding.add import add_model
 from tests.adding import refusal, zipped
 from tests.model_factory import make_model_folder
 
@@ -58,6 +59,53 @@ def test_a_hostile_zip_is_refused_before_anything_is_unpacked(
     message = refusal(path, models)
     assert "refused, nothing was unpacked" in message
     assert said in message
+
+
+def _overwritten(path: Path, at: int, by: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[at : at + len(by)] = by
+    path.write_bytes(content)
+
+
+def _member(path: Path, name: str) -> zipfile.ZipInfo:
+    with zipfile.ZipFile(path) as archive:
+        return next(one for one in archive.infolist() if one.filename.endswith(name))
+
+
+LOCAL_NAME = 30  # where it begins in a member's local header, APPNOTE 4.3.7
+
+
+@pytest.mark.parametrize("packed_by", [zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_what_does_not_unpack_is_damaged_and_not_taken_for_a_full_disk(
+    made: Path, models: Path, tmp_path: Path, packed_by: int
+) -> None:
+    path = zipped(made, tmp_path / "export.zip", packed_by)
+    member = _member(path, "plans.json")
+    start = member.header_offset + LOCAL_NAME + len(member.filename)
+    _overwritten(path, start, b"\xff" * member.compress_size)
+    assert "plans.json' is damaged: " in refusal(path, models)
+
+
+def test_a_local_name_that_is_no_text_is_damage(made: Path, models: Path, tmp_path: Path) -> None:
+    path = zipped(made, tmp_path / "export.zip", below="é/")
+    _overwritten(path, _member(path, "plans.json").header_offset + LOCAL_NAME, b"\xff\xff")
+    assert "is damaged: 'utf-8' codec can't decode" in refusal(path, models)
+
+
+def test_a_member_without_a_name_is_refused(made: Path, models: Path, tmp_path: Path) -> None:
+    path = zipped(made, tmp_path / "export.zip")
+    _overwritten(path, path.read_bytes().rfind(b"Dataset1_Two"), b"\0")  # ends a name
+    assert "refused, nothing was unpacked: a member has no name" in refusal(path, models)
+
+
+def test_a_file_with_the_name_of_the_folder_is_passed_over(
+    made: Path, models: Path, tmp_path: Path
+) -> None:
+    path = zipped(made / "Dataset1_Two", tmp_path / "export.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("Trainer__Plans__3d_fullres", "x")
+        archive.writestr(".", "x")
+    assert add_model(path, models, "m").model.folds == ("0", "1")
 
 
 def _patched(path: Path, member: str, at: int, value: bytes) -> Path:

@@ -350,6 +350,11 @@ def _no_segmentation(folder: Path) -> None:
             "without a gap",
         ),
         (lambda folder: (folder / "plans.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "plans.json").write_text("[" * 100_000), "is not JSON"),
+        (
+            lambda folder: change(folder / "dataset.json", labels={"background": 0, "\ud800": 1}),
+            "is not JSON: 'utf-8' codec can't encode character '\\ud800'",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_reason(
