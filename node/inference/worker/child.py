@@ -28,6 +28,7 @@ from node.inference.worker.messages import (
 from node.inference.worker.process import REAP_SECONDS, WorkerProcess
 
 _CANCEL_SECONDS = 60.0  # for a tile on a slow machine, or an export, which cannot be interrupted
+_LONG_LIFE_SECONDS = 60.0
 _TICKS = 20  # in heartbeat_seconds
 _STEPS = 3  # prepare, predict, finish
 
@@ -65,6 +66,8 @@ class Child:
         self._heard = 0  # messages
         self.resident: frozenset[str] = frozenset()  # fingerprints
         self.ready = False
+        self._ready_at = 0.0  # monotonic
+        self._answered = False  # any request, with labels
         self.requests = 0  # counted by the engine that places them
         self._process = WorkerProcess(models, settings)
         for name, work in (("read worker", self._read), ("watch worker", self._watch)):
@@ -79,6 +82,12 @@ class Child:
     def alive(self) -> bool:
         """Whether it can still take a request."""
         return self._process.end_reason is None
+
+    @property
+    def did_well(self) -> bool:
+        """Whether it became ready and then answered, or lived for a while at least."""
+        lived = time.monotonic() - self._ready_at
+        return self.ready and (self._answered or lived > _LONG_LIFE_SECONDS)
 
     # -- for those who have work for it
 
@@ -188,6 +197,7 @@ class Child:
 
     def _dispatch(self, message: object) -> None:
         if isinstance(message, Progressed | Answered):
+            self._answered = self._answered or isinstance(message, Answered)
             self._post(message.id, message)
         elif isinstance(message, Failed):
             self._failed(message)
@@ -199,6 +209,7 @@ class Child:
         elif isinstance(message, Loaded):
             self._load_seconds[message.model] = round(message.seconds, 3)
         elif isinstance(message, Ready):
+            self._ready_at = time.monotonic()
             self.ready = True
             self._settled.set()
             seconds = round(time.monotonic() - self._begin, 3)
