@@ -25,20 +25,13 @@ from node.store import database
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore
 from node.watch import JobsInHand
+from tests.made_up import made_up_model
 from tests.series_factory import make_series
 
-MODEL = Model(
-    name="threshold",
-    folder=Path("nowhere"),
+MODEL = made_up_model(
+    "threshold",
     title="Threshold",
-    version="1",
     fingerprint="f" * 64,
-    configuration="",
-    folds=(),
-    checkpoint_name="",
-    channels=("MR",),
-    orientation="native",
-    orientation_assumed=False,
     accepts=InputRules(("MR",), min_slices=16),
     segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
 )
