@@ -107,6 +107,15 @@ def test_a_missing_channel_is_refused_after_the_wait_and_its_coming_makes_a_job(
     assert story["channels"][0]["done_at"] is not None
 
 
+def test_without_a_common_frame_of_reference_the_job_is_refused(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    t1 = _send(node, _series("apart", "T1"), tmp_path / "t1")
+    _send(node, _series("apart", "FLAIR", frame="another"), tmp_path / "flair")
+    job = _job_in(node, t1, "REJECTED")
+    assert "have no common Frame of Reference" in job["reason"]
+
+
 def test_a_configuration_whose_channels_are_not_the_models_is_refused(
     node: NodeProcess, tmp_path: Path
 ) -> None:
