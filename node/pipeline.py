@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from node.core.errors import Fatal
+import numpy as np
+
+from node.core.errors import Fatal, SeriesRejected
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
 from node.core.names import AETitle
@@ -30,6 +32,8 @@ from node.dicom.series import SourceSeries
 from node.dicom.verify import verify
 from node.ordering import starts
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
+
+SAME_PLACE_MM = 0.01  # between the corners of two grids that are one
 
 
 class Watch(Protocol):
@@ -129,6 +133,7 @@ def make_result(
     for one in series:
         admit(one, model.accepts)
     volumes = tuple(assemble(one, model.accepts) for one in series)
+    _require_one_grid(volumes, model)
     watch.enter("predict")
     label_map = engine.segment(volumes, model, watch.tell)
     watch.enter("encode")
@@ -166,6 +171,22 @@ def _incomplete(gone: int, instances: int) -> str:
         f"unrouted: the files of {gone} of its {instances} instances are gone (see Retention); "
         "send the whole Series again"
     )
+
+
+def _require_one_grid(volumes: Sequence[Volume], model: Model) -> None:
+    """Raises SeriesRejected where the Volumes of several channels do not lie voxel on voxel."""
+    first = volumes[0]
+    for name, other in zip(model.channels[1:], volumes[1:], strict=True):
+        pair = f"channel {name} and channel {model.channels[0]}"
+        if other.frame_of_reference_uid != first.frame_of_reference_uid:
+            raise SeriesRejected(
+                f"{pair} have no common Frame of Reference: {other.frame_of_reference_uid} and "
+                f"{first.frame_of_reference_uid}; nothing says how one lies on the other"
+            )
+        if other.array.shape != first.array.shape or not np.allclose(
+            other.affine, first.affine, atol=SAME_PLACE_MM
+        ):
+            raise SeriesRejected(f"{pair} do not lie on one grid")
 
 
 def _require_unchanged(job: Job, series: Sequence[SourceSeries]) -> None:

@@ -107,6 +107,15 @@ def test_a_missing_channel_is_refused_after_the_wait_and_its_coming_makes_a_job(
     assert story["channels"][0]["done_at"] is not None
 
 
+def test_without_a_common_frame_of_reference_the_job_is_refused(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    t1 = _send(node, _series("apart", "T1"), tmp_path / "t1")
+    _send(node, _series("apart", "FLAIR", frame="another"), tmp_path / "flair")
+    job = _job_in(node, t1, "REJECTED")
+    assert "have no common Frame of Reference" in job["reason"]
+
+
 def test_a_configuration_whose_channels_are_not_the_models_is_refused(
     node: NodeProcess, tmp_path: Path
 ) -> None:
@@ -118,3 +127,23 @@ def test_a_configuration_whose_channels_are_not_the_models_is_refused(
     done = other.run("check", check=False)
     assert done.returncode == 1
     assert 'has no channel "chanel 1"; did you mean "channel 1"?' in done.stdout
+
+
+def test_purge_beside_the_node_deletes_what_was_delivered_and_the_story_says_so(
+    node: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t1 = _send(node, _series("purged", "T1"), tmp_path / "t1")
+    flair = _send(node, _series("purged", "FLAIR"), tmp_path / "flair")
+    job = _job_in(node, t1, "DELIVERED")
+    assert node.json("purge", "--dry-run") == []  # seven days are not over
+    monkeypatch.setenv("NODE_RETENTION__DELIVERED_DAYS", "0.000001")
+    would = {(one["what"], one["name"]) for one in node.json("purge", "--dry-run")}
+    assert would >= {("series", t1), ("series", flair), ("result", str(job["id"]))}
+    assert {(one["what"], one["name"]) for one in node.json("purge")} == would
+    assert not (node.data_dir / "instances" / f"s{t1}").exists()
+    (story,) = node.json("jobs", "explain", t1)
+    assert story["purged_at"] is not None
+    assert "PURGE" in [event["event"] for event in story["jobs"][0]["history"]]
+    resent = node.run("jobs", "resend", str(job["id"]), check=False)
+    assert resent.returncode == 1
+    assert "are deleted" in resent.stderr
