@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from node.core.errors import Fatal, SeriesRejected
+from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
-from node.core.names import AETitle
+from node.core.names import AETitle, SOPInstanceUID
 from node.core.uids import ResultUIDs, input_fingerprint
+from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
-from node.dicom.assemble import admit, assemble
+from node.dicom.align import align
+from node.dicom.assemble import admit, stack
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingInstance
 from node.dicom.outbox import Outbox
@@ -32,8 +32,6 @@ from node.dicom.series import SourceSeries
 from node.dicom.verify import verify
 from node.ordering import starts
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
-
-SAME_PLACE_MM = 0.01  # between the corners of two grids that are one
 
 
 class Watch(Protocol):
@@ -115,7 +113,15 @@ def segment(
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
-    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, watch)
+    result = make_result(
+        series,
+        models[job.model],
+        engine,
+        job.result_uids,
+        job.created_at,
+        watch,
+        verdict=job.verdict,
+    )
     watch.enter("write")
     outbox.write(job, result.segmentation)
 
@@ -127,19 +133,27 @@ def make_result(
     uids: ResultUIDs,
     created_at: float,
     watch: Watch,
+    predecessor: SOPInstanceUID | None = None,
+    verdict: Verdict | None = None,
 ) -> Result:
-    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected."""
+    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected.
+
+    predecessor: the result that this one takes the place of. verdict: of the least sure Series.
+    """
     watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
-    volumes = tuple(assemble(one, model.accepts) for one in series)
-    _require_one_grid(volumes, model)
+    stacks = [stack(one, model.accepts) for one in series]
+    volumes = align([one.volume for one in stacks])
     watch.enter("predict")
-    label_map = engine.segment(volumes, model, watch.tell)
+    predicted = engine.segment(volumes, model, watch.tell)
+    label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
     watch.enter("encode")
-    segmentation = file_bytes(encode(label_map, model, series[0], uids, created_at))
+    segmentation = file_bytes(
+        encode(label_map, model, series[0], uids, created_at, planes, predecessor, verdict=verdict)
+    )
     watch.enter("verify")
-    verify(segmentation, label_map, model, series[0])
+    verify(segmentation, label_map, model, series[0], planes)
     return Result(volumes, label_map, segmentation)
 
 
@@ -171,22 +185,6 @@ def _incomplete(gone: int, instances: int) -> str:
         f"unrouted: the files of {gone} of its {instances} instances are gone (see Retention); "
         "send the whole Series again"
     )
-
-
-def _require_one_grid(volumes: Sequence[Volume], model: Model) -> None:
-    """Raises SeriesRejected where the Volumes of several channels do not lie voxel on voxel."""
-    first = volumes[0]
-    for name, other in zip(model.channels[1:], volumes[1:], strict=True):
-        pair = f"channel {name} and channel {model.channels[0]}"
-        if other.frame_of_reference_uid != first.frame_of_reference_uid:
-            raise SeriesRejected(
-                f"{pair} have no common Frame of Reference: {other.frame_of_reference_uid} and "
-                f"{first.frame_of_reference_uid}; nothing says how one lies on the other"
-            )
-        if other.array.shape != first.array.shape or not np.allclose(
-            other.affine, first.affine, atol=SAME_PLACE_MM
-        ):
-            raise SeriesRejected(f"{pair} do not lie on one grid")
 
 
 def _require_unchanged(job: Job, series: Sequence[SourceSeries]) -> None:
