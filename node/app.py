@@ -9,23 +9,29 @@ from typing import Self
 
 import structlog
 
-from node.core.config import Config, PeerSection
+from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route, check_keywords
+from node.dicom.routing import Route, with_models
 from node.dicom.scp import StorageSCP
 from node.dicom.scu import Peer
+from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.ordering import channel_route
+from node.retention import RetentionLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
+from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
+from node.store.waiting import WaitingStore
+from node.waiting import WaitLane
 from node.watch import JobsInHand
 
 log = structlog.get_logger()
@@ -64,8 +70,8 @@ class Node:
 
     def _start(self, started: ExitStack) -> None:
         config = self._config
-        routes = routes_of(config)
         models = models_of(config)
+        routes = routes_of(config, models)
         _say_what_is_assumed(models)
         data_dir = config.node.data_dir
         cache = data_dir / "cache"
@@ -110,12 +116,18 @@ class Node:
             inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
         )
         recording = RecordLane(inbox, series, closing.wake)
+        waiting = WaitingStore(store)
+        several = [channel_route(route, models) for route in routes if route.channels]
 
         self._recover(inbox, series)
         deliveries.hurry(time.time())
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
-        _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
+        if (count := waiting.restart(time.time())) and not several:
+            log.warning("series wait for a channel of a route that is no more", series=count)
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        keeping = [recording, closing, WaitLane(waiting, several), retaining]
+        _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
         self._listen(started, inbox, recording)
         self._wait_for_models(engine)
         for lane in segmenting:
@@ -180,7 +192,6 @@ def models_of(config: Config) -> Mapping[str, Model]:
     }
     seen: dict[str, str] = {}
     for model in models.values():
-        require_one_channel(model)
         if model.fingerprint in seen:  # two objects would get one SOP Instance UID
             raise ConfigError(
                 f"models.{model.name}: is the same model as models.{seen[model.fingerprint]}; "
@@ -204,20 +215,19 @@ def _say_what_is_assumed(models: Mapping[str, Model]) -> None:
             )
 
 
-def require_one_channel(model: Model) -> None:
-    """Raises ConfigError for a Model that reads several Series."""
-    if len(model.channels) > 1:
-        raise ConfigError(
-            f"{model.folder}: the model reads {len(model.channels)} channels "
-            f"({', '.join(model.channels)}); Jobs of several Series are not supported yet"
-        )
-
-
-def routes_of(config: Config) -> Sequence[Route]:
+def routes_of(config: Config, models: Mapping[str, Model]) -> Sequence[Route]:
     """The Routes of the configuration. Raises ConfigError."""
-    routes = [Route(r.name, r.model, r.send_to, r.when) for r in config.routes]
-    check_keywords(routes)
-    return routes
+    return with_models([route_of(section) for section in config.routes], models)
+
+
+def route_of(section: RouteSection) -> Route:
+    """One Route as it is written, not held against its Model yet."""
+    return Route(**dict(section))
+
+
+def periods_of(config: Config) -> Periods:
+    """For how long files are kept."""
+    return Periods(**dict(config.retention))
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

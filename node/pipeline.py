@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydicom import Dataset
-
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
 from node.core.names import AETitle, SOPInstanceUID
-from node.core.uids import ResultUIDs, input_fingerprint, result_uids
+from node.core.uids import ResultUIDs, input_fingerprint
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.align import align
@@ -27,12 +25,12 @@ from node.dicom.assemble import admit, stack
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingInstance
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route, mismatch, routing_in_words
+from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu import Peer, send
 from node.dicom.seg import encode, file_bytes
 from node.dicom.series import SourceSeries
 from node.dicom.verify import verify
-from node.store.orders import JobOrder
+from node.ordering import starts
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
 
 
@@ -90,18 +88,17 @@ def close(
     models: Mapping[str, Model],
     now: float,
 ) -> Sequence[Job] | None:
-    """A quiet Series is routed and becomes one Job per Model; None where it was not quiet."""
-    matching, routing = _route(inbox.header(seen.series_instance_uid), routes)
-    sha256_by_sop = {
-        str(instance.sop_instance_uid): instance.sha256
-        for instance in series.instances(seen.series_instance_uid)
-    }
-    fingerprint = input_fingerprint([sha256_by_sop])
-    orders = [
-        _order(seen, fingerprint, [r for r in matching if r.model == name], models[name])
-        for name in dict.fromkeys(route.model for route in matching)
-    ]
-    return series.close(seen, evidence, routing, orders, now)
+    """A quiet Series is routed and becomes its Jobs; None where it was not quiet."""
+    uid = seen.series_instance_uid
+    instances = series.instances(uid)
+    gone = sum(not one.path for one in instances)
+    if gone:
+        return series.close(seen, evidence, _incomplete(gone, len(instances)), [], now)
+    header = inbox.header(uid)
+    fits = [fit(route, header) for route in routes]
+    started = starts(seen, instances, header, [one for one in fits if one.matches], models)
+    routing = routing_in_words(fits)
+    return series.close(seen, evidence, routing, started.orders, now, started.channel_fits)
 
 
 def segment(
@@ -182,27 +179,11 @@ def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
     )
 
 
-def _route(header: Dataset, routes: Sequence[Route]) -> tuple[list[Route], str]:
-    """The Routes that match, and in words why; none for a header that cannot be read."""
-    try:
-        matching = [route for route in routes if mismatch(route, header) is None]
-        return matching, routing_in_words(routes, matching, header)
-    except Exception as error:  # an odd value: pydicom raises almost anything when it is read
-        return [], f"unrouted: its header cannot be read: {error!r}"
-
-
-def _order(
-    seen: StoredSeries, fingerprint: str, matching: Sequence[Route], model: Model
-) -> JobOrder:
-    """One Job for a Model, however many Routes lead to it; each of their Peers gets the result."""
-    return JobOrder(
-        series_instance_uids=(seen.series_instance_uid,),
-        route=", ".join(route.name for route in matching),
-        model=model.name,
-        model_fingerprint=model.fingerprint,
-        input_fingerprint=fingerprint,
-        result_uids=result_uids(fingerprint, model.fingerprint),
-        peers=tuple(dict.fromkeys(peer for route in matching for peer in route.send_to)),
+def _incomplete(gone: int, instances: int) -> str:
+    """Of a Series whose files were deleted, and of which some came again."""
+    return (
+        f"unrouted: the files of {gone} of its {instances} instances are gone (see Retention); "
+        "send the whole Series again"
     )
 
 

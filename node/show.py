@@ -9,6 +9,7 @@ from node.core.model import Model
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
     from node.store.series import StoredSeries
+    from node.store.waiting import Waiting
 
 
 def moment(seconds: float | None) -> str | None:
@@ -26,6 +27,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "route": job.route,
         "model": job.model,
         "series_instance_uids": list(job.series_instance_uids),
+        "priority": job.priority,
         "attempts": job.attempts,
         "stage": job.stage,
         "reason": job.reason,
@@ -41,6 +43,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "model_fingerprint": job.model_fingerprint,
         "input_fingerprint": job.input_fingerprint,
         "deliveries": [delivery_values(delivery) for delivery in deliveries],
+        "purged_at": moment(job.purged_at),
     }
 
 
@@ -87,6 +90,7 @@ def series_values(series: "StoredSeries") -> dict[str, Any]:
         "closed_at": moment(series.closed_at),
         "closed_on": series.evidence,
         "routing": series.routing,
+        "purged_at": moment(series.purged_at),
     }
 
 
@@ -98,10 +102,12 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
         *_result_lines(job),
+        *([f"  priority  {job.priority}"] if job.priority else []),
         f"  attempts  {job.attempts}",
     ]
     if job.reason:
         lines.append(f"  reason    {job.reason}")
+    lines += _deleted_lines("result", job.purged_at)
     if job.supersedes:
         lines.append(f"  supersedes Job {job.supersedes}")
     if job.state is JobState.QUEUED and job.attempts:
@@ -150,25 +156,54 @@ def series_lines(series: "StoredSeries") -> list[str]:
         f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
         f"  {closed}",
         f"  routing   {series.routing or 'not yet'}",
+        *_deleted_lines("instance", series.purged_at),
     ]
+
+
+def _deleted_lines(what: str, purged_at: float | None) -> list[str]:
+    return [f"  deleted   its {what} files, {moment(purged_at)} (retention)"] if purged_at else []
+
+
+def waiting_values(waiting: "Waiting") -> dict[str, Any]:
+    """One channel that a Series fits, of a Route whose Model reads several."""
+    return {
+        "route": waiting.route,
+        "channel": waiting.channel,
+        "since": moment(waiting.since),
+        "until": moment(waiting.until),
+        "done_at": moment(waiting.done_at),
+    }
+
+
+def waiting_line(waiting: "Waiting") -> str:
+    what = f'  channel   {waiting.channel} of route "{waiting.route}": '
+    if waiting.done_at is not None:
+        return f"{what}done {moment(waiting.done_at)}"
+    return f"{what}waits for the other channels until {moment(waiting.until)}"
 
 
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 
 
-def story_values(series: "StoredSeries", jobs: Sequence[JobStory]) -> dict[str, Any]:
+def story_values(
+    series: "StoredSeries", waits: Sequence["Waiting"], jobs: Sequence[JobStory]
+) -> dict[str, Any]:
     """A Series with all its Jobs, for `jobs explain --json`."""
     return series_values(series) | {
+        "channels": [waiting_values(one) for one in waits],
         "jobs": [
             job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
             for job, deliveries, events in jobs
-        ]
+        ],
     }
 
 
-def story_lines(series: "StoredSeries", jobs: Sequence[JobStory]) -> list[str]:
+def story_lines(
+    series: "StoredSeries", waits: Sequence["Waiting"], jobs: Sequence[JobStory]
+) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
-    return series_lines(series) + [line for story in jobs for line in job_lines(*story)]
+    lines = [*series_lines(series), *(waiting_line(one) for one in waits)]
+    return lines + [line for story in jobs for line in job_lines(*story)]
 
 
 def model_values(model: Model) -> dict[str, Any]:

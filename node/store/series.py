@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     RowMapping,
+    and_,
     func,
     insert,
     or_,
@@ -19,10 +20,12 @@ from sqlalchemy import (
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.verdict import Verdict
+from node.store import waiting
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
 from node.store.rows import jobs_of_series, transition
 from node.store.tables import instance, job_series, series
+from node.store.waiting import ChannelFit, Waiting
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,25 @@ class SeriesStore:
     def add(self, received: StoredInstance, now: float) -> str | None:
         """Records an Instance; a Series that was closed opens again and its queued Jobs end.
 
-        Returns None where it is new, else the SHA-256 of the one that is held already.
+        Returns None where it is new, else the SHA-256 of the one that is held already. One whose
+        file was deleted (see retention) is new.
         """
+        mine = and_(
+            instance.c.series_instance_uid == received.series_instance_uid,
+            instance.c.sop_instance_uid == received.sop_instance_uid,
+        )
         with self._writing.begin() as connection:
-            held = connection.scalar(
-                select(instance.c.sha256).where(
-                    instance.c.series_instance_uid == received.series_instance_uid,
-                    instance.c.sop_instance_uid == received.sop_instance_uid,
-                )
-            )
-            if held is not None:
-                return str(held)
+            held = connection.execute(
+                select(instance.c.sha256, instance.c.path).where(mine)
+            ).one_or_none()
+            if held is not None and held.path:
+                return str(held.sha256)
             self._touch(connection, received, now)
-            connection.execute(insert(instance).values(_instance_row(received)))
+            row = _instance_row(received)
+            if held is None:
+                connection.execute(insert(instance).values(row))
+            else:
+                connection.execute(update(instance).where(mine).values(row))
             return None
 
     def _touch(self, connection: Connection, received: StoredInstance, now: float) -> None:
@@ -99,11 +108,14 @@ class SeriesStore:
             connection.execute(insert(series).values(_series_row(received, now)))
             return
         if row.closed_at is not None:
+            waiting.leave(connection, received.series_instance_uid)
             _cancel_queued(connection, received.series_instance_uid, now)
         connection.execute(
             update(series)
             .where(series.c.series_instance_uid == received.series_instance_uid)
-            .values(last_received_at=now, closed_at=None, evidence=None, routing=None)
+            .values(
+                last_received_at=now, closed_at=None, evidence=None, routing=None, purged_at=None
+            )
         )
 
     def restart_quiet_period(self, now: float) -> int:
@@ -131,8 +143,12 @@ class SeriesStore:
         routing: str,
         orders: Sequence[JobOrder],
         now: float,
+        channel_fits: Sequence[ChannelFit] = (),
     ) -> list[Job] | None:
         """Closes a Series and starts its Jobs in one transaction.
+
+        channel_fits: what it is to Routes whose Models read several Series. Those Jobs start once
+        each channel has one.
 
         None where an Instance came after `seen` was read: the Series is still open then.
         """
@@ -149,11 +165,14 @@ class SeriesStore:
             if closed.rowcount == 0:
                 return None
             jobs = [insert_job(connection, order, now) for order in orders]
+            uid, study = seen.series_instance_uid, seen.study_instance_uid
+            jobs += waiting.enter(connection, uid, study, channel_fits, now)
             return [job for job in jobs if job is not None]
 
     def reopen(self, uid: SeriesInstanceUID, now: float) -> bool:
         """Lets a closed Series be closed and routed anew, e.g. after a route was added."""
         with self._writing.begin() as connection:
+            waiting.leave(connection, uid)
             return (
                 connection.execute(
                     update(series)
@@ -180,6 +199,11 @@ class SeriesStore:
                 series.c.series_instance_uid.in_(of_instance),
             )
         )
+
+    def waits(self, uid: SeriesInstanceUID) -> list[Waiting]:
+        """Which channels of which Routes this Series fits, where those need other Series, too."""
+        with self._engine.connect() as connection:
+            return waiting.of_series(connection, uid)
 
     def unrouted(self, limit: int) -> list[StoredSeries]:
         """Closed Series that started no Job, the latest first."""
