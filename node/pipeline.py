@@ -53,9 +53,14 @@ class Unwatched:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file."""
+    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file.
+
+    predicted: labels on the grid of the volumes. label_map: the same on the slices of the source,
+    which differ where those are tilted or unevenly spaced.
+    """
 
     volumes: tuple[Volume, ...]
+    predicted: LabelMap
     label_map: LabelMap
     segmentation: bytes
 
@@ -154,7 +159,7 @@ def make_result(
     )
     watch.enter("verify")
     verify(segmentation, label_map, model, series[0], planes)
-    return Result(volumes, label_map, segmentation)
+    return Result(volumes, predicted, label_map, segmentation)
 
 
 def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:
