@@ -17,6 +17,7 @@ from node.dicom.assemble import admit, stack
 from node.dicom.inbox import read_files
 from node.dicom.planes import planes_of
 from node.dicom.volumes import split
+from node.dicom.voxels import modality_frames
 from node.predict import series_in
 from collections import Counter
 folder = Path(sys.argv[1])
@@ -39,6 +40,9 @@ for uid, paths in found.items():
         try:
             source = read_files(uid, chosen)
             admit(source, InputRules())
+            for instance in source.instances:
+                for _ in modality_frames(instance, [0], "it"):
+                    came["decoded"] += 1
             stack(source, InputRules(resample=True))
         except SegnodeError:
             came["refused"] += 1
@@ -48,7 +52,7 @@ for uid, paths in found.items():
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(dict(came), worst, grown // 1024)
 assert worst[0] < 10, worst
-assert came["split"] > 200 and came["refused"] > 100, came
+assert came["split"] > 200 and came["refused"] > 100 and came["decoded"] > 100, came
 assert grown < 400 * 1024, grown
 """
 
