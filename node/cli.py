@@ -220,7 +220,7 @@ def models_add(
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """Take a trained nnU-Net v2 model in: checked, as safetensors, with a model.toml."""
-    from node.inference.adding import add_model
+    from node.inference.adding.add import add_model
     from node.show_added import added_lines
 
     beside = config.resolve().parent

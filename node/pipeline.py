@@ -54,9 +54,14 @@ class Unwatched:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file."""
+    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file.
+
+    predicted: labels on the grid of the volumes. label_map: the same on the slices of the source,
+    which differ where those are tilted or unevenly spaced.
+    """
 
     volumes: tuple[Volume, ...]
+    predicted: LabelMap
     label_map: LabelMap
     segmentation: bytes
 
@@ -153,7 +158,7 @@ def make_result(
     for one in series:
         admit(one, model.accepts)
     stacks = [stack(one, model.accepts) for one in series]
-    volumes = align([one.volume for one in stacks])
+    volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
     predicted = engine.segment(volumes, model, watch.tell)
     label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
@@ -163,7 +168,7 @@ def make_result(
     )
     watch.enter("verify")
     verify(segmentation, label_map, model, series[0], planes)
-    return Result(volumes, label_map, segmentation)
+    return Result(volumes, predicted, label_map, segmentation)
 
 
 def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:

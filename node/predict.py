@@ -66,10 +66,10 @@ def series_in(folder: Path, *, images_only: bool = True) -> dict[SeriesInstanceU
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = dcmread(path, stop_before_pixels=True)
-            uid = str(header.get("SeriesInstanceUID") or "")
+            uid = str(header.SeriesInstanceUID or "")
         except Exception:  # no DICOM, or hostile bytes, which make pydicom raise almost anything
             continue
-        if uid and ("Rows" in header or not images_only):
+        if "Rows" in header or not images_only:
             series[SeriesInstanceUID(uid)].append(path)
     return dict(series)
 
@@ -102,7 +102,7 @@ def _predict(
     files[0].write_bytes(result.segmentation)
     if nifti:
         files.append(out / f"{name}.nii.gz")
-        write_nifti(result.label_map, files[1])
+        write_nifti(result.predicted, files[1])
     volumes = [(s.label, result.label_map.volume_ml(s.number)) for s in model.segments]
     return files, volumes
 

@@ -15,22 +15,27 @@ _SAME_MM = 0.01
 Vector = NDArray[np.float64]
 
 
-def align(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+def align(volumes: Sequence[Volume], channels: Sequence[str]) -> tuple[Volume, ...]:
     """Each Volume on the grid of the first; those that lie on it already stay as they are.
 
     Trilinear between voxels; beyond the border voxels the channel's lowest value.
     Raises SeriesRejected where Volumes have no Frame of Reference in common, or hardly overlap.
     """
     first = volumes[0]
-    return (first, *(_onto(first, other, n) for n, other in enumerate(volumes[1:], start=2)))
+    return (
+        first,
+        *(
+            _onto(first, other, f"channel {name} and channel {channels[0]}")
+            for other, name in zip(volumes[1:], channels[1:], strict=True)
+        ),
+    )
 
 
-def _onto(first: Volume, other: Volume, number: int) -> Volume:
+def _onto(first: Volume, other: Volume, pair: str) -> Volume:
     if other.frame_of_reference_uid != first.frame_of_reference_uid:
         raise SeriesRejected(
-            "the channels have no Frame of Reference in common: that of channel 1 is "
-            f"{first.frame_of_reference_uid}, that of channel {number} "
-            f"{other.frame_of_reference_uid}; register them, or acquire them in one session"
+            f"{pair} have no common Frame of Reference: {other.frame_of_reference_uid} and "
+            f"{first.frame_of_reference_uid}; nothing says how one lies on the other"
         )
     if _same_grid(first, other):
         return other
@@ -38,8 +43,8 @@ def _onto(first: Volume, other: Volume, number: int) -> Volume:
     array, inside = _sampled(other.array, to_other, first.array.shape)
     if inside < LEAST_OVERLAP:
         raise SeriesRejected(
-            f"only {inside:.0%} of channel 1 lie within channel {number}; "
-            f"{LEAST_OVERLAP:.0%} are needed"
+            f"{pair} hardly overlap: only {inside:.0%} of the latter's voxels lie within the "
+            f"former, {LEAST_OVERLAP:.0%} are needed"
         )
     return Volume(array, first.affine, first.frame_of_reference_uid)
 

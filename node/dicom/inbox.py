@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
 from node.dicom.planes import Plane, planes_of
@@ -209,14 +210,18 @@ def _parts(parsed: Dataset) -> int | None:
 
 
 def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
-    """The Instances in these files as one Series. Raises OSError, InvalidDicomError."""
+    """The Instances in these files as one Series. Raises OSError, SeriesRejected."""
     instances, sha256_by_sop = [], {}
     for path in paths:
         raw = path.read_bytes()
-        instance = dcmread(BytesIO(raw))
+        try:
+            instance = dcmread(BytesIO(raw))
+            sop_instance_uid = str(instance.SOPInstanceUID)
+        except Exception as error:  # hostile bytes make the parser raise almost anything
+            raise SeriesRejected(f"{path.name} cannot be parsed: {error!r}") from error
         instances.append(instance)
         digest = hashlib.sha256(memoryview(raw)[data_set_offset(raw) :]).hexdigest()
-        sha256_by_sop[str(instance.SOPInstanceUID)] = digest
+        sha256_by_sop[sop_instance_uid] = digest
     return SourceSeries(uid, tuple(instances), sha256_by_sop)
 
 

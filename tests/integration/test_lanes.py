@@ -21,26 +21,22 @@ from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route
+from node.dicom.trash import Trash
 from node.lanes import SegmentLane
+from node.retention import purge
 from node.store import database
 from node.store.jobs import JobStore
+from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.watch import JobsInHand
 from tests import arrivals
+from tests.made_up import made_up_model
 from tests.series_factory import make_series
 
-MODEL = Model(
-    name="threshold",
-    folder=Path("nowhere"),
+MODEL = made_up_model(
+    "threshold",
     title="Threshold",
-    version="1",
     fingerprint="f" * 64,
-    configuration="",
-    folds=(),
-    checkpoint_name="",
-    channels=("MR",),
-    orientation="native",
-    orientation_assumed=False,
     accepts=InputRules(("MR",), min_slices=16),
     segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
 )
@@ -290,6 +286,26 @@ def test_what_was_safe_before_a_crash_is_recorded_after_it(world: World, tmp_pat
     world.recording.step()
     (seen,) = world.series.open_series()
     assert seen.instances == len(instances)
+
+
+def test_what_is_left_of_a_purged_series_is_not_segmented_as_if_it_were_whole(
+    world: World, tmp_path: Path
+) -> None:
+    instances = make_series()
+    world.receive(instances[:19])
+    first = world.close()
+    world.jobs.transition(first.id, JobState.QUEUED, JobEvent.CANCEL, time.time(), "by hand")
+    store, trash = RetentionStore(database.connect(tmp_path)), Trash(tmp_path)
+    assert len(list(purge(store, trash, Periods(1, 1, 1), time.time() + 90_000))) == 1
+    world.receive(instances[18:])  # a late one, and one that was there before
+    world.close()
+    (seen,) = world.series.find(first.series_instance_uids[0])
+    assert "the files of 18 of its 20 instances are gone" in (seen.routing or "")
+    assert [job.id for job in world.jobs.list()] == [first.id]
+    world.receive(instances)
+    second = world.close()
+    world.segmenting.step()
+    assert (world.job_of(second).state, second.supersedes) == (JobState.SEGMENTED, first.id)
 
 
 def test_progress_is_shown_and_a_note_stays_in_the_history(world: World) -> None:

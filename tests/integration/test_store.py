@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -125,6 +126,31 @@ def test_an_attempt_is_counted_before_the_work(engine: sqlalchemy.Engine) -> Non
     jobs = JobStore(engine)
     taken = [jobs.take_queued(NOW) for _ in range(3)]  # as after two crashes
     assert [job.attempts for job in taken if job] == [1, 2, 3]
+
+
+def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others_go(
+    engine: sqlalchemy.Engine,
+) -> None:
+    series, jobs = SeriesStore(engine), JobStore(engine)
+    for number, priority in enumerate((0, 5, 5, -1)):
+        uid = SeriesInstanceUID(f"1.2.{number}")
+        series.add(_instance(1, uid=uid), NOW)
+        seen = series.get(uid)
+        assert seen is not None
+        order = _order(f"in{number}")
+        order = replace(order, series_instance_uids=(uid,), priority=priority)
+        assert series.close(seen, "quiet", "routed", [order], NOW + number)
+    late = NOW + 10
+    first = jobs.take_queued(late)
+    assert first is not None
+    assert (first.priority, first.series_instance_uids) == (5, ("1.2.1",))
+    jobs.retry(first, late + 60, "busy", late)
+    taken: list[Job] = []
+    for _ in range(3):
+        job = jobs.take_queued(late, [one.id for one in taken])
+        assert job is not None
+        taken.append(job)
+    assert [job.priority for job in taken] == [5, 0, -1]
 
 
 def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.Engine) -> None:
