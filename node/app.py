@@ -9,19 +9,24 @@ from typing import Self
 
 import structlog
 
+from node.arriving import CloseLane, RecordLane
 from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.counting import CountLane
+from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
+from node.dicom.receiver.negotiation import Negotiated, negotiated
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
-from node.dicom.scp import StorageSCP
 from node.dicom.scu import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
-from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.lanes import DeliverLane, Lane, SegmentLane
 from node.ordering import channel_route
 from node.retention import RetentionLane
 from node.store import database
@@ -83,7 +88,7 @@ class Node:
         started.callback(store.dispose)
         database.migrate(store)
         series, jobs, deliveries = SeriesStore(store), JobStore(store), DeliveryStore(store)
-        inbox = Inbox(data_dir, config.node.min_free_mb * 1_000_000)
+        inbox = Inbox(data_dir)
         outbox = Outbox(data_dir)
 
         engine = engine_of(config, models, cache)
@@ -111,11 +116,22 @@ class Node:
             )
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
-        quiet_seconds = config.closing.quiet_seconds
+        asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
+        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
         closing = CloseLane(
-            inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
+            inbox,
+            series,
+            routes,
+            models,
+            times_of(config),
+            on_queued=lambda: _wake(segmenting),
+            recording=recording,
+            asks=[peer.name for peer in asked],
+            header_counts=config.closing.images_in_acquisition,
         )
-        recording = RecordLane(inbox, series, closing.wake)
+        counting = [
+            CountLane(series, peer, our_title, times_of(config), closing.wake) for peer in asked
+        ]
         waiting = WaitingStore(store)
         several = [channel_route(route, models) for route in routes if route.channels]
 
@@ -126,9 +142,9 @@ class Node:
         if (count := waiting.restart(time.time())) and not several:
             log.warning("series wait for a channel of a route that is no more", series=count)
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        keeping = [recording, closing, WaitLane(waiting, several), retaining]
+        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
         _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
-        self._listen(started, inbox, recording)
+        self._listen(started, recording)
         self._wait_for_models(engine)
         for lane in segmenting:
             lane.start()
@@ -137,27 +153,19 @@ class Node:
     def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
         """What a crash leaves is either whole or not acknowledged; nothing is repaired."""
         halves = inbox.clear_halves()
-        still_open = series.restart_quiet_period(time.time())
+        still_open = len(series.open_series())
         log.info("data folder opened", unacknowledged_halves=halves, open_series=still_open)
 
-    def _listen(self, started: ExitStack, inbox: Inbox, recording: Lane) -> None:
+    def _listen(self, started: ExitStack, recording: Lane) -> None:
         section = self._config.dicom
         accept_from = accepted_titles(self._config)
         if accept_from is not None and not accept_from:  # pynetdicom would take it for anyone
             raise ConfigError('dicom.accept_from: nobody may send; name a peer, or ["*"]')
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
-        scp = StorageSCP(
-            inbox,
-            ae_title=AETitle(section.ae_title),
-            accept_from=accept_from,
-            on_kept=recording.wake,
-            max_associations=section.max_associations,
-            idle_seconds=section.idle_seconds,
-            max_pdu_bytes=section.max_pdu_kib * 1024,
-        )
-        self.port = scp.start(section.host, section.port)
-        started.callback(scp.stop)
+        receiver = Receiver(receiver_settings(self._config), recording.wake)
+        self.port = receiver.start(section.host, section.port)
+        started.callback(receiver.stop)
         log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
 
     def _wait_for_models(self, engine: WorkerEngine) -> None:
@@ -230,6 +238,12 @@ def periods_of(config: Config) -> Periods:
     return Periods(**dict(config.retention))
 
 
+def times_of(config: Config) -> Times:
+    """How long Series wait that no Route sets times for."""
+    section = config.closing
+    return Times(section.settle_seconds, section.quiet_seconds, section.last_limit_seconds)
+
+
 def peers_of(config: Config) -> Mapping[str, Peer]:
     """The Peers of the configuration by name."""
     return {name: _peer(name, section) for name, section in config.peers.items()}
@@ -243,6 +257,34 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     return {
         AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
     }
+
+
+def receiver_settings(config: Config) -> Settings:
+    """What the receiving process is told."""
+    node, dicom = config.node, config.dicom
+    titles = accepted_titles(config)
+    kinds = negotiation_of(config)
+    return Settings(
+        data_dir=str(node.data_dir),
+        ae_title=dicom.ae_title,
+        sop_classes=kinds.accepted,
+        transfer_syntaxes=kinds.transfer_syntaxes,
+        accept_from=None if titles is None else sorted(titles),
+        echo_only=[p.ae_title for p in config.peers.values() if not p.may_store],
+        max_associations=dicom.max_associations,
+        max_associations_per_peer=dicom.max_associations_per_peer,
+        idle_seconds=dicom.idle_seconds,
+        associate_seconds=dicom.associate_seconds,
+        max_pdu_bytes=dicom.max_pdu_kib * 1024,
+        max_instance_bytes=dicom.max_instance_mb * 1_000_000,
+        min_free_bytes=node.min_free_mb * 1_000_000,
+        low_free_bytes=node.low_free_mb * 1_000_000,
+    )
+
+
+def negotiation_of(config: Config) -> Negotiated:
+    """What is accepted of what a sender proposes."""
+    return negotiated(config.dicom.accept.model_dump())
 
 
 def _peer(name: str, section: PeerSection) -> Peer:

@@ -30,16 +30,15 @@ def jobs_list(
 ) -> None:
     """The latest Jobs first, then the Series that no route took."""
     with _stores(config) as (jobs, series):
-        rows = (
-            [] if unrouted else [(job, jobs.deliveries(job.id)) for job in jobs.list(state, limit)]
-        )
+        found = [] if unrouted else jobs.list(state, limit)
+        deliveries = jobs.deliveries_of([job.id for job in found]) if as_json else {}
         left = series.unrouted(limit) if unrouted or (state is None and not as_json) else []
         if as_json and unrouted:
             print_json([show.series_values(one) for one in left])
         elif as_json:
-            print_json([show.job_values(*row) for row in rows])
+            print_json([show.job_values(job, deliveries[job.id]) for job in found])
         else:
-            _print_jobs([job for job, _ in rows])
+            _print_jobs(found)
             for one in left:
                 out.print("\n".join(escape(line) for line in show.series_lines(one)))
 
@@ -69,6 +68,10 @@ def jobs_explain(
         stories = [
             (
                 one,
+                show.Evidence(
+                    series.associations(one.series_instance_uid),
+                    series.conflicts(one.series_instance_uid),
+                ),
                 series.waits(one.series_instance_uid),
                 [
                     (j, jobs.deliveries(j.id), jobs.events(j.id))

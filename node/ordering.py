@@ -8,6 +8,7 @@ from pydicom import Dataset
 from node.core.model import Model
 from node.core.uids import input_fingerprint, result_uids
 from node.core.verdict import Verdict
+from node.dicom.closing import Judgement
 from node.dicom.routing import Fit, Route
 from node.store.orders import JobOrder
 from node.store.series import StoredInstance, StoredSeries
@@ -47,6 +48,22 @@ def starts(
         if one.route.channels
     ]
     return Starts(orders, fits)
+
+
+def accepted(matching: Sequence[Fit], judgement: Judgement) -> tuple[list[Fit], list[str]]:
+    """The matching Routes that take a Series so judged, and in words why the others do not."""
+    if judgement.refused is not None:
+        return [], [f"not segmented: {judgement.refused}"] if matching else []
+    taking, refusals = [], []
+    for one in matching:
+        if judgement.verdict.is_at_least(one.route.least_verdict):
+            taking.append(one)
+        else:
+            refusals.append(
+                f'route "{one.route.name}" wants {one.route.least_verdict}, the Series is '
+                f"{judgement.verdict}: {judgement.lacks}"
+            )
+    return taking, refusals
 
 
 def channel_route(route: Route, models: Mapping[str, Model]) -> ChannelRoute:

@@ -1,7 +1,7 @@
 """THE MAIN FLOW: what happens to a Series, top to bottom.
 
-    record    a received file gets its row and its place
-    close     a quiet Series is routed and becomes Jobs
+    record    received files get their rows and places
+    close     a Series that is judged whole, or given up, is routed and becomes Jobs
     segment   a Job's Series goes through its Model: instance files in, result files out
     deliver   a result goes to a Peer
 
@@ -22,16 +22,17 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.align import align
 from node.dicom.assemble import admit, stack
-from node.dicom.header import Undecodable
-from node.dicom.inbox import Inbox, IncomingInstance
+from node.dicom.closing import Judgement
+from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu import Peer, send
 from node.dicom.seg import encode, file_bytes
 from node.dicom.series import SourceSeries
 from node.dicom.verify import verify
-from node.ordering import starts
-from node.store.series import SeriesStore, StoredInstance, StoredSeries
+from node.ordering import Starts, accepted, starts
+from node.recording import Mapper, Recorded, opened, placed
+from node.store.series import SeriesStore, StoredSeries
 
 
 class Watch(Protocol):
@@ -65,45 +66,48 @@ class Result:
     segmentation: bytes
 
 
-def record(incoming: Path, inbox: Inbox, series: SeriesStore, now: float) -> str:
-    """A file in incoming/ gets its row and its place; says in a word what became of it."""
-    try:
-        instance = inbox.open_incoming(incoming)
-    except Undecodable as error:  # it was readable when it was acknowledged: the disk is not
-        inbox.move_aside(incoming, f"read again from disk: {error}")
-        return "aside"
-    final = inbox.final_path(instance.header)
-    held = series.add(_row(instance, final), now)
-    if held is not None and held != instance.sha256:
-        inbox.move_aside(incoming, "another data set with this SOP Instance UID is held already")
-        return f"conflict: {instance.header.sop_instance_uid} is held with other bytes"
-    if held is not None and inbox.has(final):
-        inbox.discard(incoming)
-        return "repeated"
-    inbox.move(incoming, final)
-    return "recorded"
+def record(
+    incoming: Sequence[Path], inbox: Inbox, series: SeriesStore, now: float, read: Mapper = map
+) -> Sequence[Recorded]:
+    """Files in incoming/ get their rows in one transaction, and their places after it."""
+    read_again = opened(incoming, inbox, read)
+    rows = [one.row for one in read_again if one.row is not None]
+    ends = [one.end for one in read_again if one.end is not None]
+    held = iter(series.add_all(rows, ends, now))
+    return [placed(one, next(held) if one.row is not None else None, inbox) for one in read_again]
 
 
 def close(
     seen: StoredSeries,
-    evidence: str,
+    judgement: Judgement,
     inbox: Inbox,
     series: SeriesStore,
     routes: Sequence[Route],
     models: Mapping[str, Model],
     now: float,
 ) -> Sequence[Job] | None:
-    """A quiet Series is routed and becomes its Jobs; None where it was not quiet."""
+    """A judged Series is routed and becomes its Jobs; None where more came since it was seen."""
     uid = seen.series_instance_uid
     instances = series.instances(uid)
     gone = sum(not one.path for one in instances)
     if gone:
-        return series.close(seen, evidence, _incomplete(gone, len(instances)), [], now)
-    header = inbox.header(uid)
-    fits = [fit(route, header) for route in routes]
-    started = starts(seen, instances, header, [one for one in fits if one.matches], models)
-    routing = routing_in_words(fits)
-    return series.close(seen, evidence, routing, started.orders, now, started.channel_fits)
+        routing, started = _incomplete(gone, len(instances)), Starts()
+    else:
+        header = inbox.header(uid)
+        fits = [fit(route, header) for route in routes]
+        accepting, refusals = accepted([one for one in fits if one.matches], judgement)
+        started = starts(seen, instances, header, accepting, models, judgement.verdict)
+        routing = "; ".join([routing_in_words(fits), *refusals])
+    return series.close(
+        seen,
+        judgement.words,
+        routing,
+        started.orders,
+        now,
+        started.channel_fits,
+        verdict=judgement.verdict,
+        findings=judgement.values(),
+    )
 
 
 def segment(
@@ -113,8 +117,12 @@ def segment(
     models: Mapping[str, Model],
     engine: Engine,
     watch: Watch,
+    predecessor: Job | None = None,
 ) -> None:
-    """The closed Series of one Job through its Model: instance files in, result files out."""
+    """The closed Series of one Job through its Model: instance files in, result files out.
+
+    predecessor: the Job whose result a Peer may have, and which this one takes the place of.
+    """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
@@ -125,6 +133,7 @@ def segment(
         job.result_uids,
         job.created_at,
         watch,
+        predecessor=predecessor.result_uids.sop_instance_uid if predecessor else None,
         verdict=job.verdict,
     )
     watch.enter("write")
@@ -165,23 +174,6 @@ def make_result(
 def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:
     """The result of a Job to one Peer; returns its answer. Raises Temporary, Fatal."""
     return send(outbox.files(job), peer, calling_ae_title)
-
-
-def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
-    header = instance.header
-    return StoredInstance(
-        series_instance_uid=header.series_instance_uid,
-        study_instance_uid=header.study_instance_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        modality=header.modality,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        sha256=instance.sha256,
-        size_bytes=instance.size_bytes,
-        path=str(final),
-        calling_ae_title=instance.calling_ae_title,
-        received_at=instance.received_at,
-    )
 
 
 def _incomplete(gone: int, instances: int) -> str:

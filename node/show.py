@@ -1,6 +1,8 @@
 """How Jobs and Series look: as plain values for --json, and as lines for the eye."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,7 @@ from node.core.job import Delivery, Job, JobState, LoggedEvent
 from node.core.model import Model
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
-    from node.store.series import StoredSeries
+    from node.store.series import StoredAssociation, StoredSeries
     from node.store.waiting import Waiting
 
 
@@ -88,6 +90,7 @@ def series_values(series: "StoredSeries") -> dict[str, Any]:
         "first_received_at": moment(series.first_received_at),
         "last_received_at": moment(series.last_received_at),
         "closed_at": moment(series.closed_at),
+        "verdict": series.verdict.value if series.verdict else None,
         "closed_on": series.evidence,
         "routing": series.routing,
         "purged_at": moment(series.purged_at),
@@ -149,6 +152,7 @@ def series_lines(series: "StoredSeries") -> list[str]:
         f"closed {moment(series.closed_at)}: {series.evidence}"
         if series.closed_at is not None
         else f"open: last instance {moment(series.last_received_at)}"
+        + (f"; {series.evidence}" if series.evidence else "")
     )
     return [
         f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
@@ -182,14 +186,77 @@ def waiting_line(waiting: "Waiting") -> str:
     return f"{what}waits for the other channels until {moment(waiting.until)}"
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes."""
+
+    associations: Sequence["StoredAssociation"]
+    conflicts: Sequence[Mapping[str, Any]]
+
+
+def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any]:
+    """On what a Series was closed, or is kept open, for `jobs explain --json`."""
+    return {
+        "findings": list(series.findings),
+        "counts": [dict(told) | {"at": moment(told.get("at"))} for told in series.counts.values()],
+        "associations": [
+            {
+                "id": one.id,
+                "calling_ae_title": one.calling_ae_title,
+                "ending": one.ending,
+                "ended_at": moment(one.ended_at),
+            }
+            for one in evidence.associations
+        ],
+        "other_bytes": [
+            {
+                "sop_instance_uid": one["sop_instance_uid"],
+                "calling_ae_title": one["calling_ae_title"],
+                "received_at": moment(one["received_at"]),
+                "sha256": one["sha256"],
+                "file": one["file"],
+            }
+            for one in evidence.conflicts
+        ],
+    }
+
+
+def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
+    """The same for the eye."""
+    signs = {True: "+", False: "-", None: " "}
+    lines = [
+        f"  {signs[one['holds']]} {one['evidence']}: {one['words']}" for one in series.findings
+    ]
+    for peer, told in series.counts.items():
+        said = f"{told['instances']} instances, when {told['held']} were here"
+        answer = "no answer yet" if told["instances"] is None else said
+        error = f"; {told['error']}" if told["error"] else ""
+        lines.append(f"  asked     {peer}, {moment(told.get('at'))}: {answer}{error}")
+        lines += [f"    missing {one}" for one in told["missing"]]
+        if told["missing_count"] > len(told["missing"]):
+            lines.append(f"    and {told['missing_count'] - len(told['missing'])} more")
+    for ending, count in Counter(one.ending for one in evidence.associations).items():
+        lines.append(f"  {count} association{'s' * (count > 1)} {ending or 'open'}")
+    lines += [
+        f"  other bytes of {one['sop_instance_uid']} came from {one['calling_ae_title']}, "
+        f"{moment(one['received_at'])}: aside/{one['file']}; the first ones are in use"
+        for one in evidence.conflicts
+    ]
+    return lines
+
+
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 
 
 def story_values(
-    series: "StoredSeries", waits: Sequence["Waiting"], jobs: Sequence[JobStory]
+    series: "StoredSeries",
+    evidence: Evidence,
+    waits: Sequence["Waiting"],
+    jobs: Sequence[JobStory],
 ) -> dict[str, Any]:
     """A Series with all its Jobs, for `jobs explain --json`."""
     return series_values(series) | {
+        "evidence": evidence_values(series, evidence),
         "channels": [waiting_values(one) for one in waits],
         "jobs": [
             job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
@@ -199,10 +266,14 @@ def story_values(
 
 
 def story_lines(
-    series: "StoredSeries", waits: Sequence["Waiting"], jobs: Sequence[JobStory]
+    series: "StoredSeries",
+    evidence: Evidence,
+    waits: Sequence["Waiting"],
+    jobs: Sequence[JobStory],
 ) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
-    lines = [*series_lines(series), *(waiting_line(one) for one in waits)]
+    lines = [*series_lines(series), *evidence_lines(series, evidence)]
+    lines += [waiting_line(one) for one in waits]
     return lines + [line for story in jobs for line in job_lines(*story)]
 
 

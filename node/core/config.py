@@ -43,10 +43,18 @@ class Section(BaseModel):
 class NodeSection(Section):
     data_dir: Path = Path("var")
     min_free_mb: int = Field(500, ge=0)
+    low_free_mb: int = Field(5000, ge=0)
 
 
 class DatabaseSection(Section):
     url: Literal["sqlite"] = "sqlite"
+
+
+class AcceptSection(Section):
+    volumes: bool = True
+    images: bool = True
+    documents: bool = True
+    other: bool = True
 
 
 class DicomSection(Section):
@@ -54,9 +62,13 @@ class DicomSection(Section):
     host: str = "127.0.0.1"
     port: Port = 11112
     accept_from: tuple[str, ...] | None = None  # every peer that is named
-    max_associations: int = Field(25, ge=1)
+    max_associations: int = Field(25, ge=1, le=500)
+    max_associations_per_peer: int = Field(10, ge=1)
+    max_instance_mb: int = Field(4000, ge=1)
     idle_seconds: float = Field(60.0, gt=0)
+    associate_seconds: float = Field(10.0, gt=0)
     max_pdu_kib: int = Field(128, ge=4, le=1024)
+    accept: AcceptSection = AcceptSection()
 
 
 class PeerSection(Section):
@@ -64,10 +76,15 @@ class PeerSection(Section):
     host: str
     port: Port
     timeout_seconds: float = Field(30.0, gt=0)
+    query: bool = False
+    may_store: bool = True
 
 
 class ClosingSection(Section):
+    settle_seconds: float = Field(3.0, gt=0)
     quiet_seconds: float = Field(10.0, gt=0)
+    last_limit_seconds: float = Field(3600.0, gt=0)
+    images_in_acquisition: bool = True
 
 
 class InferenceSection(Section):

@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 from node.core.errors import Fatal
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
-from node.dicom.scp import StorageSCP
+from node.dicom.receiver.negotiation import KINDS, negotiated
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.supervisor import Receiver
 
 PACS = AETitle("DEMOPACS")
 READY_SECONDS = 180.0
@@ -34,13 +36,16 @@ class Started:
 
 def serve_pacs(folder: Path, port: int) -> None:
     """A PACS of the smallest kind: answers C-ECHO and C-STORE, keeps instances as files."""
-    scp = StorageSCP(Inbox(folder / "pacs"), ae_title=PACS, accept_from=None)
-    scp.start("127.0.0.1", port)
+    Inbox(folder / "pacs")  # makes its folders
+    kinds = negotiated(dict.fromkeys(KINDS, True))
+    settings = Settings(str(folder / "pacs"), PACS, kinds.accepted, kinds.transfer_syntaxes)
+    receiver = Receiver(settings)
+    receiver.start("127.0.0.1", port)
     try:
         while True:
             time.sleep(3600)
     finally:
-        scp.stop()
+        receiver.stop()
 
 
 def start(started: ExitStack, keep: bool, name: str, folder: Path, arguments: list[str]) -> Started:

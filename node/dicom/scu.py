@@ -1,5 +1,6 @@
 """The Storage and Verification SCU, and what a Peer's answers mean (PS3.4 B.2.3, PS3.7 C)."""
 
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # b
 
 from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle
-from node.dicom.scp import send_without_delay
 
 # Stored, with a remark: coercion, elements discarded, data set does not match SOP Class.
 # 0x0111: it has this SOP Instance already (PS3.7 C.5.3), after a crash between its answer and us.
@@ -55,7 +55,7 @@ def _is_instance(path: Path) -> bool:
 
 def echo(peer: Peer, calling_ae_title: AETitle) -> None:
     """C-ECHO. Raises Temporary or Fatal, saying what is wrong."""
-    with _associated(peer, calling_ae_title, [(Verification, None)]) as association:
+    with associated(peer, calling_ae_title, [(Verification, None)]) as association:
         _require_answer(peer, association.send_c_echo())
 
 
@@ -68,7 +68,7 @@ def send(paths: Sequence[Path], peer: Peer, calling_ae_title: AETitle) -> str:
     files = [dcmread(path) for path in paths]
     contexts = _needed_contexts(files)
     answers = []
-    with _associated(peer, calling_ae_title, contexts) as association:
+    with associated(peer, calling_ae_title, contexts) as association:
         for file in files:
             _require_accepted(peer, association, file)
             answers.append(_store(peer, association, file))
@@ -84,7 +84,7 @@ def _needed_contexts(files: Sequence[Dataset]) -> Sequence[tuple[UID, UID | None
 
 
 @contextmanager
-def _associated(
+def associated(
     peer: Peer, calling_ae_title: AETitle, contexts: Iterable[tuple[UID, UID | None]]
 ) -> Iterator[Association]:
     ae = AE(ae_title=calling_ae_title)
@@ -116,6 +116,13 @@ def _associated(
     finally:
         if association.is_established:
             association.release()
+
+
+def send_without_delay(event: Event) -> None:
+    """Sends each PDU at once: Nagle's wait costs 40 ms per Instance with most peers."""
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _not_associated(peer: Peer, association: Association, reached: bool) -> Temporary | Fatal:

@@ -18,7 +18,7 @@ from node.core.names import SOPInstanceUID
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.verdict import Verdict
 from node.dicom.elements import code_item, long_string, name_of, reference, required
-from node.dicom.inbox import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 MANUFACTURER: Final = "Segnode"
 FIRST_SERIES_NUMBER: Final = 1000
@@ -75,7 +75,7 @@ def identify(dataset: Dataset, instance: Dataset, uids: ResultUIDs) -> None:
     dataset.file_meta.MediaStorageSOPClassUID = SegmentationStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(uids.sop_instance_uid)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 

@@ -1,6 +1,6 @@
 """Jobs. Each change is a guarded UPDATE and a row in job_event."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, and_, select, update
 
@@ -59,6 +59,25 @@ class JobStore:
     def deliveries(self, job_id: JobId) -> Sequence[Delivery]:
         with self._engine.connect() as connection:
             return select_deliveries(connection, job_id)
+
+    def deliveries_of(self, ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Delivery]]:
+        """The Deliveries of several Jobs by Job."""
+        with self._engine.connect() as connection:
+            found = select_deliveries(connection, *ids)
+        return {job_id: [one for one in found if one.job_id == job_id] for job_id in ids}
+
+    def predecessor(self, superseding: Job) -> Job | None:
+        """The latest Job before this one whose result a Peer may have; None where there is none."""
+        seen = {superseding.id}
+        with self._engine.connect() as connection:
+            earlier = superseding.supersedes
+            while earlier is not None and earlier not in seen:
+                seen.add(earlier)
+                (one,) = select_jobs(connection, job.c.id == earlier)
+                if any(d.tried_at is not None for d in select_deliveries(connection, one.id)):
+                    return one
+                earlier = one.supersedes
+        return None
 
     # -- lane 1: QUEUED → SEGMENTED
 

@@ -106,8 +106,8 @@ def _job(row: RowMapping, series: Sequence[str]) -> Job:
     )
 
 
-def select_deliveries(connection: Connection, job_id: JobId) -> list[Delivery]:
+def select_deliveries(connection: Connection, *job_ids: JobId) -> list[Delivery]:
     rows = connection.execute(
-        select(delivery).where(delivery.c.job_id == job_id).order_by(delivery.c.id)
+        select(delivery).where(delivery.c.job_id.in_(job_ids)).order_by(delivery.c.id)
     ).mappings()
     return [Delivery(**row) for row in rows]

@@ -11,23 +11,25 @@ import sqlalchemy
 from pydicom import Dataset, dcmread
 
 from node import pipeline
+from node.arriving import CloseLane, RecordLane
 from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
-from node.core.names import AETitle
 from node.core.volume import LabelMap, Volume
-from node.dicom.inbox import Inbox, Received
+from node.dicom.closing import Times
+from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route
 from node.dicom.trash import Trash
-from node.lanes import CloseLane, RecordLane, SegmentLane
+from node.lanes import SegmentLane
 from node.retention import purge
 from node.store import database
 from node.store.jobs import JobStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.watch import JobsInHand
+from tests import arrivals
 from tests.made_up import made_up_model
 from tests.series_factory import make_series
 
@@ -64,12 +66,16 @@ class World:
     """A data folder with its lanes, stepped by hand."""
 
     def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
+        self.folder = folder
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.engine = ThresholdEngine()
         models = {"threshold": MODEL}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
-        self.closing = CloseLane(self.inbox, self.series, [ROUTE], models, 0.01, lambda: None)
+        times = Times(settle_seconds=0.01, quiet_seconds=0.02)
+        self.closing = CloseLane(
+            self.inbox, self.series, [ROUTE], models, times, lambda: None, self.recording
+        )
         in_hand = JobsInHand()
         self.segmenting, self.segmenting_too = (
             SegmentLane(
@@ -91,19 +97,18 @@ class World:
         self.recording.step()
 
     def keep(self, instances: Sequence[Dataset]) -> None:
-        from pynetdicom.dsutils import encode
-
-        for one in instances:
-            encoded = encode(one, False, True)
-            assert encoded is not None
-            syntax = str(one.file_meta.TransferSyntaxUID)
-            uids = str(one.SOPClassUID), str(one.SOPInstanceUID)
-            self.inbox.keep(Received(encoded, *uids, syntax, AETitle("MODALITY")))
+        arrivals.keep(self.inbox, instances)
 
     def close(self) -> Job:
-        time.sleep(0.02)
-        self.closing.step()
+        self.try_to_close()
         return self.jobs.list()[0]
+
+    def try_to_close(self) -> None:
+        """As the two lanes do it together, until what is quiet has been judged."""
+        for _ in range(3):
+            self.closing.step()
+            self.recording.step()
+            time.sleep(0.03)
 
     def job(self) -> Job:
         return self.jobs.list()[0]
@@ -279,7 +284,7 @@ def test_what_was_safe_before_a_crash_is_recorded_after_it(world: World, tmp_pat
     (tmp_path / "incoming" / "x.part").touch()
     assert world.inbox.clear_halves() == 1
     world.recording.step()
-    (seen,) = world.series.quiet_since(time.time())
+    (seen,) = world.series.open_series()
     assert seen.instances == len(instances)
 
 

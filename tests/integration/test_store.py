@@ -20,7 +20,7 @@ from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock, running_node
 from node.store.orders import JobOrder
-from node.store.series import SeriesStore, StoredInstance
+from node.store.series import SeriesStore, StoredInstance, StoredSeries
 
 UID = SeriesInstanceUID("1.2.3")
 NOW = 1000.0
@@ -59,16 +59,22 @@ def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOr
 def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
     series = SeriesStore(engine)
     series.add(_instance(1), NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
     assert jobs is not None
     return jobs[0]
 
 
+def _seen(engine: sqlalchemy.Engine) -> StoredSeries:
+    seen = SeriesStore(engine).get(UID)
+    assert seen is not None
+    return seen
+
+
 def test_a_closed_series_and_its_job_are_one_fact(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
     assert job.state is JobState.QUEUED
-    assert SeriesStore(engine).quiet_since(NOW) == []
+    assert SeriesStore(engine).open_series() == []
     assert [event.event for event in JobStore(engine).events(job.id)] == ["QUEUE"]
 
 
@@ -77,7 +83,7 @@ def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
 ) -> None:
     series = SeriesStore(engine)
     series.add(_instance(1), NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     series.add(_instance(2), NOW + 1)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
     assert JobStore(engine).list() == []
@@ -92,7 +98,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
     cancelled = jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
-    (seen,) = series.quiet_since(NOW + 1)
+    seen = _seen(engine)
     (second,) = series.close(seen, "quiet", "routed", [_order("in2")], NOW + 2) or []
     assert second.supersedes == first.id
 
@@ -100,7 +106,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
     assert SeriesStore(engine).add(_instance(1), NOW + 5) == "aa"
-    assert SeriesStore(engine).quiet_since(NOW + 9) == []
+    assert SeriesStore(engine).open_series() == []
     current = JobStore(engine).get(job.id)
     assert current is not None
     assert current.state is JobState.QUEUED
@@ -110,7 +116,7 @@ def test_the_same_input_never_gets_a_second_job(engine: sqlalchemy.Engine) -> No
     job = _queued(engine)
     series = SeriesStore(engine)
     assert series.reopen(UID, NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) == []
     assert [one.id for one in JobStore(engine).list()] == [job.id]
 
@@ -197,13 +203,6 @@ def test_a_delivery_that_waits_is_not_taken_before_its_time(engine: sqlalchemy.E
     again = deliveries.take("pacs", NOW + 60)
     assert again is not None
     assert again[1].attempts == 2
-
-
-def test_a_start_lets_open_series_be_quiet_anew(engine: sqlalchemy.Engine) -> None:
-    series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
-    assert series.restart_quiet_period(NOW + 100) == 1
-    assert series.quiet_since(NOW + 99) == []
 
 
 def test_the_database_is_in_wal_with_foreign_keys_and_full_durability(

@@ -7,7 +7,8 @@ NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
     | {"show_added", "terminal", "cli_routes", "cli_purge", "routed"},
-    {"lanes", "pipeline", "watch", "ordering", "retention", "waiting"},
+    {"lanes", "pipeline", "watch", "ordering", "retention", "waiting"}
+    | {"arriving", "counting", "recording"},
     {"dicom", "inference", "store"},
     {"core"},
 ]

@@ -1,0 +1,11 @@
+"""The Storage and Verification SCP, in a process of its own (docs/decisions/0007).
+
+supervisor    the node's side: starts the process, hears it, starts it again
+process       the process: builds what follows and serves until the node is gone
+server        connections and Associations, and how many there may be
+upper_layer   pynetdicom's DUL, without its polling and its small reads
+messages      P-DATA to C-STORE requests; everything else goes to pynetdicom
+arrival       one Instance on its way to disk
+data_set      whether the bytes are a whole data set, and whose
+spool         names in incoming/, and how Associations ended
+"""

@@ -1,0 +1,148 @@
+"""One Instance on its way to disk: fragments as they come, then judged, then made durable."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from node.dicom.receiver import data_set
+from node.dicom.receiver.command import StoreRequest, is_uid
+from node.dicom.receiver.data_set import NotWhole
+from node.dicom.receiver.part10 import part_10_header
+from node.dicom.receiver.space import FreeSpace
+from node.dicom.receiver.spool import Clock, fsync_folder
+from node.dicom.receiver.status import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_DOES_NOT_MATCH,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    Refused,
+)
+
+_LOOK_EVERY: Final = 16 << 20  # bytes of one Instance between two looks at the free space
+_MOST_PIECES: Final = 512  # of one writev; Linux takes 1,024
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where Instances arrive. Shared by all Associations."""
+
+    incoming: Path
+    aside: Path
+    clock: Clock
+    space: FreeSpace
+    max_instance_bytes: int
+
+
+class Arrival:
+    """A .part file that grows. Every method raises Refused where the Instance cannot be kept."""
+
+    def __init__(
+        self, spool: Spool, name: str, request: StoreRequest, syntax: str, calling: str
+    ) -> None:
+        self._spool, self._name = spool, name
+        self._request, self._syntax = request, syntax
+        self._descriptor = -1
+        self._path = spool.incoming / f"{name}.part"
+        self._size = self._looked_at = 0
+        spool.space.require(0)
+        header = part_10_header(request.sop_class_uid, request.sop_instance_uid, syntax, calling)
+        self._begin = len(header)
+        with _as_refusal():
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o644)
+            _write(self._descriptor, [header])
+
+    def add(self, fragments: Sequence[memoryview]) -> None:
+        """Appends fragments of the data set."""
+        coming = self._size + sum(len(one) for one in fragments)
+        if coming > self._spool.max_instance_bytes:
+            most = self._spool.max_instance_bytes // 1_000_000
+            raise Refused(OUT_OF_RESOURCES, f"larger than dicom.max_instance_mb = {most}")
+        if coming - self._looked_at > _LOOK_EVERY:
+            self._looked_at = coming
+            self._spool.space.require(0)
+        with _as_refusal():
+            _write(self._descriptor, fragments)
+        self._size = coming
+
+    def finish(self) -> Path:
+        """Judges what has come and makes it survive kill -9 and a power cut."""
+        self._judge()
+        with _as_refusal():
+            os.fsync(self._descriptor)
+            final = self._spool.incoming / f"{self._spool.clock.stamp()}-{self._name}.dcm"
+            self._path.rename(final)
+            self._close()
+            fsync_folder(self._spool.incoming)
+        return final
+
+    def set_aside(self, reason: str) -> str | None:
+        """Keeps bytes that cannot be stored as an Instance, with the reason; returns their name."""
+        try:
+            self._spool.space.require(0)
+            os.fsync(self._descriptor)
+            kept = self._spool.aside / f"{self._spool.clock.stamp()}-{self._name}.dcm"
+            kept.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
+            self._path.rename(kept)
+            self._close()
+            fsync_folder(self._spool.aside)
+        except (OSError, Refused):
+            return None
+        return kept.name
+
+    def drop(self) -> None:
+        """Removes what has come; may be called at any time, and again."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def _judge(self) -> None:
+        end = self._begin + self._size
+        try:
+            found = data_set.identity(self._descriptor, self._begin, end, self._syntax)
+        except NotWhole as error:
+            raise Refused(CANNOT_UNDERSTAND, str(error)) from error
+        uids = (
+            found.sop_class_uid,
+            found.sop_instance_uid,
+            found.study_instance_uid,
+            found.series_instance_uid,
+        )
+        for name, uid in zip(data_set.NAMES.values(), uids, strict=True):
+            if not is_uid(uid):
+                fault = f"is not a UID: {uid[:80]!r}" if uid else "is missing or empty"
+                raise Refused(CANNOT_UNDERSTAND, f"{name} {fault}")
+        if uids[:2] != (self._request.sop_class_uid, self._request.sop_instance_uid):
+            raise Refused(
+                DATA_SET_DOES_NOT_MATCH, "the data set has another SOP Class or Instance UID"
+            )
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextlib.contextmanager
+def _as_refusal() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        status = OUT_OF_RESOURCES if full else PROCESSING_FAILURE
+        raise Refused(status, f"it cannot be written: {error.strerror}") from error
+
+
+def _write(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
+    left = [memoryview(one) for one in pieces if len(one)]
+    while left:
+        count = os.writev(descriptor, left[:_MOST_PIECES])
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]

@@ -1,0 +1,216 @@
+"""P-DATA to C-STORE requests (PS3.7 6.3.1, PS3.8 Annex E).
+
+A C-STORE is received here, fragment by fragment; every other message is handed to pynetdicom.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from node.dicom.receiver.arrival import Arrival, Spool
+from node.dicom.receiver.command import StoreRequest, is_uid, store_request, store_response
+from node.dicom.receiver.pdu import PDU, PDV, pdvs
+from node.dicom.receiver.reports import Reports
+from node.dicom.receiver.status import (
+    CANNOT_UNDERSTAND,
+    INVALID_OBJECT_INSTANCE,
+    NOT_AUTHORIZED,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    ProtocolError,
+    Refused,
+)
+
+_COMMAND_LIMIT: Final = 16 * 1024  # a command set has a few hundred bytes
+_OTHER_LIMIT: Final = 1 << 20  # data sets of messages that are none of ours
+
+
+@dataclass(frozen=True)
+class Context:
+    """An accepted presentation context."""
+
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+class Peer(Protocol):
+    """The Association as its messages need it."""
+
+    def contexts(self) -> Mapping[int, Context]: ...
+    def answer(self, context_id: int, command: bytes) -> None: ...
+    def hand_on(self, fragment: PDV) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends. name: of the Association, for the files of its Instances."""
+
+    name: str
+    calling_ae_title: str
+    may_store: bool
+
+
+class Messages:
+    """The messages of one Association, on one thread."""
+
+    def __init__(
+        self, peer: Peer, spool: Spool, reports: Reports, sender: Callable[[], Sender]
+    ) -> None:
+        self._peer, self._spool, self._reports, self._sender = peer, spool, reports, sender
+        self._numbers = itertools.count()
+        self.stored = 0  # acknowledged Instances
+        self._command = bytearray()
+        self._context_id: int | None = None  # of the message at hand
+        self._store: _Store | None = None
+        self._handed_on: int | None = None  # bytes of a message that pynetdicom gets
+
+    def take(self, pdu: PDU) -> None:
+        """Works off a P-DATA-TF. Raises ProtocolError."""
+        fragments: list[memoryview] = []
+        for pdv in pdvs(pdu):
+            self._require_in_order(pdv)
+            if self._handed_on is not None:
+                self._hand_on(pdv)
+            elif pdv.is_command:
+                self._take_command(pdv)
+            else:
+                fragments.append(pdv.value)
+                if pdv.is_last:
+                    self._take_data(fragments)
+                    self._finish()
+                    fragments = []
+        if fragments:
+            self._take_data(fragments)
+
+    def end(self) -> None:
+        """The Association is over: what is not whole was not acknowledged."""
+        if self._store is not None:
+            self._store.drop()
+            self._store = None
+
+    def _require_in_order(self, pdv: PDV) -> None:
+        """Fragments of one message come in order, and of one message at a time (PS3.8 E.2)."""
+        if pdv.context_id not in self._peer.contexts():
+            raise ProtocolError(f"presentation context {pdv.context_id} was not accepted")
+        if self._context_id not in (None, pdv.context_id):
+            raise ProtocolError("two messages are mixed")
+        if self._handed_on is None and pdv.is_command == (self._store is not None):
+            raise ProtocolError("a command and a data set are out of order")
+        self._context_id = pdv.context_id
+
+    def _take_command(self, pdv: PDV) -> None:
+        if len(self._command) + len(pdv.value) > _COMMAND_LIMIT:
+            raise ProtocolError(f"a command set of more than {_COMMAND_LIMIT} bytes")
+        self._command += pdv.value
+        if not pdv.is_last:
+            return
+        command = bytes(self._command)
+        self._command.clear()
+        request = store_request(command)
+        if request is None:
+            self._hand_on(PDV(pdv.context_id, True, True, memoryview(command)))
+            return
+        self._begin(pdv.context_id, request)
+
+    def _hand_on(self, pdv: PDV) -> None:
+        self._handed_on = (self._handed_on or 0) + len(pdv.value)
+        if self._handed_on > _OTHER_LIMIT:
+            raise ProtocolError(f"a message of more than {_OTHER_LIMIT} bytes that is no C-STORE")
+        if self._peer.hand_on(pdv):
+            self._handed_on = self._context_id = None
+
+    def _begin(self, context_id: int, request: StoreRequest) -> None:
+        context = self._peer.contexts()[context_id]
+        sender = self._sender()
+        self._store = _Store(self._spool, self._reports, sender, request)
+        self._store.begin(context, f"{sender.name}-{next(self._numbers):08d}")
+        if not request.has_data_set:
+            self._finish()
+
+    def _take_data(self, fragments: Sequence[memoryview]) -> None:
+        assert self._store is not None  # _require_in_order
+        self._store.add(fragments)
+
+    def _finish(self) -> None:
+        assert self._store is not None
+        assert self._context_id is not None
+        store, context_id = self._store, self._context_id
+        self._store = self._context_id = None
+        status, comment = store.finish()
+        self._peer.answer(context_id, store_response(store.request, status, comment))
+        if status == SUCCESS:
+            self.stored += 1
+            self._reports.wake()
+
+
+class _Store:
+    """One C-STORE. A refusal is remembered, and the rest of the fragments is dropped."""
+
+    def __init__(
+        self, spool: Spool, reports: Reports, sender: Sender, request: StoreRequest
+    ) -> None:
+        self._spool, self._reports, self._sender = spool, reports, sender
+        self.request = request
+        self._arrival: Arrival | None = None
+        self._refused: Refused | None = None
+
+    def begin(self, context: Context, name: str) -> None:
+        try:
+            self._admit(context)
+            self._arrival = Arrival(
+                self._spool,
+                name,
+                self.request,
+                context.transfer_syntax,
+                self._sender.calling_ae_title,
+            )
+        except Refused as refused:
+            self._refuse(refused)
+
+    def add(self, fragments: Sequence[memoryview]) -> None:
+        if self._arrival is None:
+            return
+        try:
+            self._arrival.add(fragments)
+        except Refused as refused:
+            self._refuse(refused)
+
+    def finish(self) -> tuple[int, str]:
+        """Status and error comment; 0x0000 only when the Instance is safe."""
+        if self._arrival is not None:
+            try:
+                self._arrival.finish()
+            except Refused as refused:
+                self._refuse(refused)
+        if self._refused is not None:
+            return self._refused.status, self._refused.reason
+        return SUCCESS, ""
+
+    def drop(self) -> None:
+        if self._arrival is not None:
+            self._arrival.drop()
+            self._arrival = None
+
+    def _admit(self, context: Context) -> None:
+        if not self._sender.may_store:
+            raise Refused(NOT_AUTHORIZED, f"{self._sender.calling_ae_title} may not store here")
+        if self.request.sop_class_uid != context.abstract_syntax:
+            raise Refused(SOP_CLASS_NOT_SUPPORTED, "the context is of another SOP Class")
+        if not is_uid(self.request.sop_instance_uid):
+            raise Refused(INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID is not a UID")
+
+    def _refuse(self, refused: Refused) -> None:
+        self._refused = refused
+        kept = None
+        if refused.status == CANNOT_UNDERSTAND and self._arrival is not None:
+            kept = self._arrival.set_aside(refused.reason)
+        self.drop()
+        self._reports.warning(
+            "instance refused",
+            calling_ae_title=self._sender.calling_ae_title,
+            sop_instance_uid=self.request.sop_instance_uid[:64],
+            status=f"0x{refused.status:04X}",
+            reason=refused.reason,
+            kept_aside=kept,
+        )

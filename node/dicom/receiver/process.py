@@ -1,0 +1,93 @@
+"""The receiving process: `python -m node.dicom.receiver`, started by the supervisor.
+
+It inherits the listening socket, a pipe for what it reports, and standard input, whose end means
+that the node stops or is gone: an orphan would keep the port and write into the next node's folder.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Final
+
+from pynetdicom import AE, _config
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
+
+from node.dicom.receiver.arrival import Spool
+from node.dicom.receiver.limits import Limits
+from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.receiver.reports import READY, Reports
+from node.dicom.receiver.server import ReceivingServer, Surroundings
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.space import FreeSpace
+from node.dicom.receiver.spool import Clock
+
+_PR_SET_PDEATHSIG: Final = 1
+_STOP_SECONDS: Final = 1.5
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until standard input ends. arguments: descriptors and the settings as JSON."""
+    _die_with_the_node()
+    listener, lines, wakeup = (int(one) for one in arguments[:3])
+    settings = Settings.from_json(arguments[3])
+    _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
+    reports = Reports(lines, wakeup)
+    around = _surroundings(settings, reports)
+    server = ReceivingServer(_application_entity(settings), socket.socket(fileno=listener), around)
+    for work in (server.serve_forever, around.spool.space.watch):
+        threading.Thread(target=work, daemon=True).start()
+    around.spool.space.look()
+    reports.tell(READY, run=around.run, pid=os.getpid())
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    _stop(server)
+
+
+def _die_with_the_node() -> None:
+    """Linux ends us with the thread that started us; the node's signals are not for us."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
+    space = FreeSpace(settings.incoming, settings.min_free_bytes, settings.low_free_bytes, reports)
+    clock = Clock(settings.incoming)
+    spool = Spool(settings.incoming, settings.aside, clock, space, settings.max_instance_bytes)
+    limits = Limits(settings.max_associations, settings.max_associations_per_peer)
+    run = f"{time.time_ns():x}.{os.getpid():x}"
+    return Surroundings(settings, spool, reports, limits, run)
+
+
+def _application_entity(settings: Settings) -> AE:
+    ae = AE(ae_title=settings.ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = settings.max_pdu_bytes
+    ae.add_supported_context(Verification)
+    for sop_class in settings.sop_classes:
+        ae.add_supported_context(sop_class, list(settings.transfer_syntaxes))
+    if settings.accept_from is not None:
+        ae.require_calling_aet = list(settings.accept_from)
+    ae.maximum_associations = 1_000_000  # ours are counted in Limits, without the silent ones
+    return ae
+
+
+def _stop(server: ReceivingServer) -> None:
+    """Aborts what is associated and says how it ended; does not wait for silent peers."""
+    ending = threading.Thread(target=_abort_all, args=(server,), daemon=True)
+    ending.start()
+    ending.join(_STOP_SECONDS)
+    os._exit(0)
+
+
+def _abort_all(server: ReceivingServer) -> None:
+    associations = server.active_associations
+    for one in associations:
+        one.abort(block=False)
+    for one in associations:
+        one.join()

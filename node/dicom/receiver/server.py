@@ -1,0 +1,230 @@
+"""Connections and Associations: pynetdicom's server with our upper layer, limits and endings."""
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, cast
+
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from node.dicom.receiver.arrival import Spool
+from node.dicom.receiver.limits import Limits
+from node.dicom.receiver.messages import Context, Messages, Sender
+from node.dicom.receiver.reports import ENDED, OPENED, Reports
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
+from node.dicom.receiver.upper_layer import UpperLayer
+
+_LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)  # transient, presentation: PS3.8 9.3.4
+
+
+@dataclass
+class Surroundings:
+    """What all Associations of the process share. run: names the process in their names."""
+
+    settings: Settings
+    spool: Spool
+    reports: Reports
+    limits: Limits
+    run: str
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+
+class _LimitedACSE(ACSE):
+    """Rejects what is too much for now; the negotiation stays pynetdicom's."""
+
+    def _negotiate_as_acceptor(self) -> None:
+        association = cast("ReceivingAssociation", self.assoc)
+        if (reason := association.enter()) is None:
+            super()._negotiate_as_acceptor()
+            return
+        association.tell_rejection(reason)
+        self.send_reject(*_LOCAL_LIMIT_EXCEEDED)
+        association.is_rejected = True
+        association.kill()
+
+    def send_accept(self) -> None:
+        """The peer may send as soon as it has our answer: what that needs comes first."""
+        cast("ReceivingAssociation", self.assoc).begin()
+        super().send_accept()
+
+
+class ReceivingAssociation(Association):
+    """An Association that a peer asked us for."""
+
+    def __init__(self, ae: AE, around: Surroundings) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self._around = around
+        self.acse = _LimitedACSE(self)
+        self.layer = UpperLayer(self, around.settings.max_pdu_bytes)
+        self.dul: DULServiceProvider = self.layer
+        self.layer.messages = Messages(self.layer, around.spool, around.reports, self._first_sender)
+        self.acse_timeout = around.settings.associate_seconds
+        self.network_timeout = around.settings.idle_seconds
+        self._entered: str | None = None
+        self._begun: AssociationRecord | None = None
+        self._told = False
+        self._contexts: Mapping[int, Context] = {}
+        self._settled = threading.Lock()
+
+    @property
+    def calling_ae_title(self) -> str:
+        """As the peer calls itself."""
+        return str(self.requestor.ae_title).strip()
+
+    @property
+    def contexts(self) -> Mapping[int, Context]:
+        """The accepted presentation contexts by id."""
+        return self._contexts
+
+    def enter(self) -> str | None:
+        """Takes a place among the Associations; or says why there is none."""
+        self._around.limits.disconnected(self)
+        title = str(cast(Any, self.requestor.primitive).calling_ae_title).strip()
+        self.requestor.ae_title = title
+        if (reason := self._around.limits.enter(title)) is None:
+            self._entered = title
+        return reason
+
+    def begin(self) -> None:
+        """It is accepted; called before the peer knows, which may send at once."""
+        name = f"{self._around.run}.{next(self._around.numbers)}"
+        title = self.calling_ae_title
+        address = cast(Any, self.requestor.address_info).address
+        self._contexts = {
+            number: Context(str(one.abstract_syntax), str(one.transfer_syntax[0]))
+            for number, one in self._accepted_cx.items()
+        }
+        self._sender = Sender(name, title, title not in self._around.settings.echo_only)
+        self._begun = AssociationRecord(name, title, address, time.time())
+
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """It is over: gives its place back and says how it ended. Safe to be called again."""
+        self._around.limits.disconnected(self)
+        with self._settled:
+            title, self._entered = self._entered, None
+            begun, self._begun = self._begun, None
+        if title is not None:
+            self._around.limits.leave(title)
+        if begun is not None:
+            self._say_how_it_ended(begun)
+
+    def _first_sender(self) -> Sender:
+        """Who sends. The node must know of the Association before the first Instance is safe."""
+        if not self._told and self._begun is not None:
+            self._told = True
+            self._around.reports.tell(OPENED, **asdict(self._begun))
+        return self._sender
+
+    def tell_protocol_error(self, reason: str) -> None:
+        self._around.reports.warning(
+            "association aborted: the peer breaks the protocol",
+            calling_ae_title=self.calling_ae_title,
+            reason=reason,
+        )
+
+    def tell_rejection(self, reason: str) -> None:
+        self._around.reports.warning(
+            "association rejected for the time being",
+            calling_ae_title=self.calling_ae_title,
+            address=cast(Any, self.requestor.address_info).address,
+            reason=reason,
+        )
+
+    def _say_how_it_ended(self, begun: AssociationRecord) -> None:
+        ending = self._ending()
+        reports, spool = self._around.reports, self._around.spool
+        if self._told:
+            with contextlib.suppress(OSError):  # a full disk: the reader waits as after a crash
+                write_end(spool.incoming, spool.clock, begun, ending)
+            reports.tell(ENDED, association=begun.association)
+            reports.wake()
+        tell = reports.info if ending == "released" else reports.warning
+        tell(
+            f"association {ending}",
+            calling_ae_title=begun.calling_ae_title,
+            association=begun.association,
+            instances=self.layer.messages.stored,
+            seconds=round(time.time() - begun.began_at, 3),
+        )
+
+    def _ending(self) -> Ending:
+        if self.is_released:
+            return "released"
+        ours = self.layer.cause is None and self._sent_abort
+        return "aborted" if ours or self.layer.cause == "aborted" else "lost"
+
+
+class _Handler(RequestHandler):
+    """Makes a ReceivingAssociation of each connection."""
+
+    server: "ReceivingServer"
+
+    def _create_association(self) -> ReceivingAssociation:
+        """As pynetdicom's, which copies 170 contexts for every connection."""
+        association = ReceivingAssociation(self.ae, self.server.around)
+        association._server = self.server
+        association.set_socket(AssociationSocket(association, client_socket=self.request))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.supported_contexts = self.server.contexts
+        association.requestor.address_info = self.remote
+        association.bind(evt.EVT_RELEASED, lambda _: association.settle())
+        self.server.around.limits.connected(association, lambda: _hang_up(self.request))
+        return association
+
+
+class ReceivingServer(ThreadedAssociationServer):
+    """Accepts connections on a socket that listens already."""
+
+    daemon_threads = True
+
+    def __init__(self, ae: AE, listener: socket.socket, around: Surroundings) -> None:
+        self._listener, self.around = listener, around
+        name = listener.getsockname()
+        title = around.settings.ae_title
+        super().__init__(ae, name, title, ae.supported_contexts, request_handler=_Handler)
+
+    def server_bind(self) -> None:
+        """Takes the socket that the node bound."""
+        assert self.socket is not None
+        self.socket.close()
+        self.socket = self._listener
+        self.server_address = self._listener.getsockname()
+
+    def server_activate(self) -> None:
+        """The node did."""
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """One connection; sends each PDU at once and bounds every wait of a blocking call."""
+        connection, address = self._listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(self.around.settings.idle_seconds)
+        return connection, address
+
+    def service_actions(self) -> None:
+        """pynetdicom's sweeps the garbage of every thirtieth turn; Python does so itself."""
+
+
+def _hang_up(connection: Any) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,47 @@
+"""What the receiving process is told: plain values, since they travel as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One receiving process. contexts: SOP Class UIDs that may come, besides Verification.
+
+    accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
+    that may not store. min_free_bytes: with less, Instances are refused; low_free_bytes: with less,
+    the log says so.
+    """
+
+    data_dir: str
+    ae_title: str
+    sop_classes: Sequence[str]
+    transfer_syntaxes: Sequence[str]
+    accept_from: Sequence[str] | None = None
+    echo_only: Sequence[str] = ()
+    max_associations: int = 25
+    max_associations_per_peer: int = 10
+    idle_seconds: float = 60.0
+    associate_seconds: float = 10.0
+    max_pdu_bytes: int = 128 * 1024
+    max_instance_bytes: int = 4_000_000_000
+    min_free_bytes: int = 0
+    low_free_bytes: int = 0
+
+    @property
+    def incoming(self) -> Path:
+        return Path(self.data_dir) / "incoming"
+
+    @property
+    def aside(self) -> Path:
+        return Path(self.data_dir) / "aside"
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))

@@ -1,0 +1,179 @@
+"""The node's side of the receiving process: starts it, hears it, starts it again."""
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+import node
+from node.core.errors import ConfigError, Fatal
+from node.dicom.receiver.reports import ENDED, LOG, OPENED, READY
+from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.spool import AssociationRecord, Clock, write_end
+
+log = structlog.get_logger()
+
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 2.5
+_PAUSE_SECONDS: Final = 0.5  # before it is started again
+_BACKLOG: Final = 128
+
+
+class Receiver:
+    """The Storage SCP. on_kept is called whenever something new lies in incoming/.
+
+    The socket listens here: connections wait while the process is started again, and a port that
+    is taken is told at once.
+    """
+
+    def __init__(self, settings: Settings, on_kept: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._on_kept = settings, on_kept
+        self._listener: socket.socket | None = None
+        self._process: _Process | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="receiver", daemon=True)
+
+    def start(self, host: str, port: int) -> int:
+        """Begins to listen; port 0 takes a free one. Returns the port. Raises ConfigError."""
+        try:
+            self._listener = socket.create_server((host, port), backlog=_BACKLOG)
+        except OSError as error:
+            raise ConfigError(f"dicom.port: cannot listen on {host}:{port}: {error}") from error
+        self._thread.start()
+        if not self._ready.wait(READY_SECONDS):
+            self.stop()
+            raise Fatal(f"the receiving process was not ready after {READY_SECONDS:g} s")
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def pid(self) -> int:
+        """Of the receiving process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Stops listening and aborts what is still associated; does not wait for silent peers."""
+        self._stopping.set()
+        if self._process is not None:
+            self._process.ask_to_stop()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive() and self._process is not None:
+            self._process.kill()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _supervise(self) -> None:
+        """One process after the other, until stop. Each is a child of this thread, see process."""
+        while not self._stopping.is_set():
+            assert self._listener is not None
+            try:
+                self._process = _Process(self._settings, self._listener)
+            except OSError as error:
+                log.error("the receiving process cannot be started", error=str(error))
+                self._stopping.wait(_PAUSE_SECONDS)
+                continue
+            if self._stopping.is_set():
+                self._process.ask_to_stop()
+            self._process.hear(self._on_kept, self._ready.set)
+            if not self._stopping.is_set():
+                log.error("the receiving process died", reason=self._process.cause_of_death())
+                self._stopping.wait(_PAUSE_SECONDS)
+
+
+class _Process:
+    """One receiving process."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._incoming = settings.incoming
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lines, theirs = os.pipe()
+        self._open: dict[str, AssociationRecord] = {}
+        inherited = (listener.fileno(), theirs, self._wakeup)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "node.dicom.receiver"]
+                + [str(one) for one in inherited]
+                + [settings.as_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=inherited,
+                env=_environment(),
+            )
+        finally:
+            os.close(theirs)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask_to_stop(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def cause_of_death(self) -> str:
+        code = self._process.returncode
+        return f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def hear(self, on_kept: Callable[[], None], on_ready: Callable[[], None]) -> None:
+        """Passes on what it says until it is dead; then says which Associations are lost."""
+        held = b""
+        while True:
+            ready, _, _ = select.select([self._lines, self._wakeup], [], [])
+            if self._wakeup in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wakeup)
+                on_kept()
+            if self._lines in ready:
+                piece = os.read(self._lines, 65536)
+                *lines, held = (held + piece).split(b"\n")
+                for line in lines:
+                    self._told(json.loads(line), on_ready)
+                if not piece:
+                    break
+        self._bury(on_kept)
+
+    def _told(self, what: Mapping[str, Any], on_ready: Callable[[], None]) -> None:
+        if what["kind"] == LOG:
+            getattr(log, what["level"])(what["event"], **what["fields"])
+        elif what["kind"] == OPENED:
+            fields = {k: v for k, v in what.items() if k != "kind"}
+            self._open[what["association"]] = AssociationRecord(**fields)
+        elif what["kind"] == ENDED:
+            self._open.pop(what["association"], None)
+        elif what["kind"] == READY:
+            log.info("receiver started", pid=what["pid"], run=what["run"])
+            on_ready()
+
+    def _bury(self, on_kept: Callable[[], None]) -> None:
+        self._process.wait()
+        os.close(self._lines)
+        os.close(self._wakeup)
+        self.ask_to_stop()
+        try:
+            clock = Clock(self._incoming)
+            for record in self._open.values():
+                write_end(self._incoming, clock, record, "lost")
+        except OSError as error:
+            log.error("the end of associations cannot be noted", error=str(error))
+        on_kept()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and where this very package lies."""
+    home = str(Path(node.__file__).parents[1])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
