@@ -5,17 +5,23 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, main_job, page
+from bench import accuracy, main_job, page, receiving
 from bench.figure import Section
 from bench.inference import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PARTS: dict[str, Callable[[Path, bool], Section]] = {
     "main-job": main_job.measure,
+    "receiving": receiving.measure,
     "accuracy": accuracy.measure,
     "inference": table.measure,
 }
-HEADINGS = (main_job.HEADING, accuracy.HEADING, table.HEADING)  # in the page's order
+HEADINGS = (
+    main_job.HEADING,
+    receiving.HEADING,
+    accuracy.HEADING,
+    table.HEADING,
+)  # in the page's order
 
 
 def main() -> None:
