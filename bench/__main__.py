@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, main_job, page, receiving
+from bench import accuracy, main_job, page, receiving, scale
 from bench.figure import Section
 from bench.inference import table
 
@@ -13,15 +13,17 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PARTS: dict[str, Callable[[Path, bool], Section]] = {
     "main-job": main_job.measure,
     "receiving": receiving.measure,
+    "scale": scale.measure,
     "accuracy": accuracy.measure,
     "inference": table.measure,
 }
-HEADINGS = (
+HEADINGS = (  # in the page's order
     main_job.HEADING,
     receiving.HEADING,
+    scale.HEADING,
     accuracy.HEADING,
     table.HEADING,
-)  # in the page's order
+)
 
 
 def main() -> None:

@@ -59,12 +59,10 @@ class Rates:
 def measure(folder: Path, quick: bool) -> Section:
     """One Association, four of them, CPU seconds, and memory at eight times 2 GB."""
     slices, rounds, size = (40, 1, 50_000_000) if quick else (SLICES, ROUNDS, LARGE)
-    series = [_write_series(folder / "one", slices, "one")]
-    four = [_write_series(folder / f"four{n}", slices // 2, f"four{n}") for n in range(4)]
     with ExitStack() as started:
         node, targets = _start(folder, started)
-        one_rates, cpu = _rates(targets, series, rounds, node)
-        four_rates, _ = _rates(targets, four, rounds, node)
+        one_rates, cpu = _rates(targets, _Series(folder, 1, slices), rounds, node)
+        four_rates, _ = _rates(targets, _Series(folder, 4, slices // 2), rounds, node)
     return Section(
         HEADING,
         [
@@ -102,15 +100,32 @@ def _start(folder: Path, started: ExitStack) -> tuple[NodeProcess, list[Target]]
     ]
 
 
+@dataclass(frozen=True)
+class _Series:
+    """What is sent: other Instances in each round, since Orthanc skips those that it has."""
+
+    folder: Path
+    associations: int
+    slices: int
+
+    def write(self, number: int) -> list[Path]:
+        """One folder for each Association, in the place of the last round's."""
+        names = [f"{self.associations}.{number}.{n}" for n in range(self.associations)]
+        for place in self.folder.glob("series *"):
+            shutil.rmtree(place)
+        return [_write_series(self.folder / f"series {n}", self.slices, n) for n in names]
+
+
 def _rates(
-    targets: Sequence[Target], folders: Sequence[Path], rounds: int, node: NodeProcess
+    targets: Sequence[Target], series: "_Series", rounds: int, node: NodeProcess
 ) -> tuple[Rates, float]:
     """Rates of each round, and our receiver's CPU seconds per Instance."""
     found: dict[str, list[float]] = {target.name: [] for target in targets}
-    count = sum(1 for folder in folders for _ in folder.iterdir())
+    count = series.associations * series.slices
     receiver = int(node.wait_for_log("receiver started")["pid"])
     before = _cpu_seconds(receiver)
-    for _ in range(rounds):
+    for number in range(rounds):
+        folders = series.write(number)
         for target in targets:
             found[target.name].append(count / _seconds_to_send(target, folders))
             target.clear()

@@ -9,25 +9,34 @@ from typing import Self
 
 import structlog
 
-from node.core.config import Config, PeerSection
+from node.arriving import CloseLane, RecordLane
+from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.counting import CountLane
+from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.supervisor import Receiver
-from node.dicom.routing import Route, check_keywords
+from node.dicom.routing import Route, with_models
 from node.dicom.scu import Peer
+from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
-from node.lanes import CloseLane, DeliverLane, Lane, RecordLane, SegmentLane
+from node.lanes import DeliverLane, Lane, SegmentLane
+from node.ordering import channel_route
+from node.retention import RetentionLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
+from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
+from node.store.waiting import WaitingStore
+from node.waiting import WaitLane
 from node.watch import JobsInHand
 
 log = structlog.get_logger()
@@ -66,8 +75,8 @@ class Node:
 
     def _start(self, started: ExitStack) -> None:
         config = self._config
-        routes = routes_of(config)
         models = models_of(config)
+        routes = routes_of(config, models)
         _say_what_is_assumed(models)
         data_dir = config.node.data_dir
         cache = data_dir / "cache"
@@ -107,17 +116,34 @@ class Node:
             )
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
-        quiet_seconds = config.closing.quiet_seconds
+        asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
+        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
         closing = CloseLane(
-            inbox, series, routes, models, quiet_seconds, on_queued=lambda: _wake(segmenting)
+            inbox,
+            series,
+            routes,
+            models,
+            times_of(config),
+            on_queued=lambda: _wake(segmenting),
+            recording=recording,
+            asks=[peer.name for peer in asked],
+            header_counts=config.closing.images_in_acquisition,
         )
-        recording = RecordLane(inbox, series, closing.wake)
+        counting = [
+            CountLane(series, peer, our_title, times_of(config), closing.wake) for peer in asked
+        ]
+        waiting = WaitingStore(store)
+        several = [channel_route(route, models) for route in routes if route.channels]
 
         self._recover(inbox, series)
         deliveries.hurry(time.time())
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
-        _run(started, [recording, closing, *delivering], LANE_STOP_SECONDS)
+        if (count := waiting.restart(time.time())) and not several:
+            log.warning("series wait for a channel of a route that is no more", series=count)
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
+        _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
         self._listen(started, recording)
         self._wait_for_models(engine)
         for lane in segmenting:
@@ -127,7 +153,7 @@ class Node:
     def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
         """What a crash leaves is either whole or not acknowledged; nothing is repaired."""
         halves = inbox.clear_halves()
-        still_open = series.restart_quiet_period(time.time())
+        still_open = len(series.open_series())
         log.info("data folder opened", unacknowledged_halves=halves, open_series=still_open)
 
     def _listen(self, started: ExitStack, recording: Lane) -> None:
@@ -174,7 +200,6 @@ def models_of(config: Config) -> Mapping[str, Model]:
     }
     seen: dict[str, str] = {}
     for model in models.values():
-        require_one_channel(model)
         if model.fingerprint in seen:  # two objects would get one SOP Instance UID
             raise ConfigError(
                 f"models.{model.name}: is the same model as models.{seen[model.fingerprint]}; "
@@ -198,20 +223,25 @@ def _say_what_is_assumed(models: Mapping[str, Model]) -> None:
             )
 
 
-def require_one_channel(model: Model) -> None:
-    """Raises ConfigError for a Model that reads several Series."""
-    if len(model.channels) > 1:
-        raise ConfigError(
-            f"{model.folder}: the model reads {len(model.channels)} channels "
-            f"({', '.join(model.channels)}); Jobs of several Series are not supported yet"
-        )
-
-
-def routes_of(config: Config) -> Sequence[Route]:
+def routes_of(config: Config, models: Mapping[str, Model]) -> Sequence[Route]:
     """The Routes of the configuration. Raises ConfigError."""
-    routes = [Route(r.name, r.model, r.send_to, r.when) for r in config.routes]
-    check_keywords(routes)
-    return routes
+    return with_models([route_of(section) for section in config.routes], models)
+
+
+def route_of(section: RouteSection) -> Route:
+    """One Route as it is written, not held against its Model yet."""
+    return Route(**dict(section))
+
+
+def periods_of(config: Config) -> Periods:
+    """For how long files are kept."""
+    return Periods(**dict(config.retention))
+
+
+def times_of(config: Config) -> Times:
+    """How long Series wait that no Route sets times for."""
+    section = config.closing
+    return Times(section.settle_seconds, section.quiet_seconds, section.last_limit_seconds)
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

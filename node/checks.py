@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,11 @@ from typing import Literal
 from node import app
 from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
-from node.core.model import Profile
+from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
 from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
+from node.dicom.routing import with_models
 from node.dicom.scu import echo
 from node.inference import devices
 from node.inference.model import load_model
@@ -39,8 +40,9 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _data_folder(config)
     yield _database(config)
     yield from _device(config)
-    yield from _models(config)
-    yield from _routes(config)
+    models: dict[str, Model] = {}
+    yield from _models(config, models)
+    yield from _routes(config, models)
     yield from _listening(config)
     yield from _negotiation(config)
     yield from _peers(config)
@@ -116,16 +118,16 @@ def _device(config: Config) -> Iterator[Finding]:
         yield Finding("note", "device", devices.NVML_MISSING)
 
 
-def _models(config: Config) -> Iterator[Finding]:
+def _models(config: Config, found: dict[str, Model]) -> Iterator[Finding]:
     if not config.models:
         yield Finding("FAULT", "models", "there are none in the configuration")
     for name, section in config.models.items():
         try:
             model = load_model(name, section.path, section.orientation, section.profile)
-            app.require_one_channel(model)
         except ConfigError as error:
             yield Finding("FAULT", f"model {name}", str(error))
             continue
+        found[name] = model
         yield Finding("ok", f"model {name}", f"{model.title} {model.version}, {section.path}")
         if model.profile is not Profile.EXACT:
             yield Finding(
@@ -143,15 +145,21 @@ def _models(config: Config) -> Iterator[Finding]:
             )
 
 
-def _routes(config: Config) -> Iterator[Finding]:
+def _routes(config: Config, models: Mapping[str, Model]) -> Iterator[Finding]:
     if not config.routes:
         yield Finding("FAULT", "routes", "there are none: every Series would stay unrouted")
-    try:
-        for route in app.routes_of(config):
-            peers = ", ".join(route.send_to)
-            yield Finding("ok", f'route "{route.name}"', f"{route.model} → {peers}")
-    except ConfigError as error:
-        yield Finding("FAULT", "routes", str(error))
+    for section in config.routes:
+        subject = f'route "{section.name}"'
+        if section.model not in models:
+            yield Finding("FAULT", subject, f"its model {section.model} cannot be used, see above")
+            continue
+        try:
+            (route,) = with_models([app.route_of(section)], models)
+        except ConfigError as error:
+            yield Finding("FAULT", "routes", str(error))
+            continue
+        takes = f"{' + '.join(route.channels)} → " if route.channels else ""
+        yield Finding("ok", subject, f"{takes}{route.model} → {', '.join(route.send_to)}")
 
 
 def _listening(config: Config) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from rich.markup import escape
 
 from node import __version__, show
 from node.cli_jobs import jobs_app
+from node.cli_purge import purge
+from node.cli_routes import routes_app
 from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Profile
@@ -38,7 +40,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models of the configuration.")
 app.add_typer(jobs_app, name="jobs", no_args_is_help=True)
+app.add_typer(routes_app, name="routes", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
+app.command()(purge)
 
 
 def main() -> NoReturn:
@@ -106,7 +110,6 @@ def predict(
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
 ) -> None:
     """The same pipeline without a network: a folder of DICOM files in, SEG files out."""
-    from node.app import require_one_channel
     from node.inference.engine import InProcessEngine
     from node.inference.model import load_model
     from node.predict import predict_folder
@@ -114,7 +117,8 @@ def predict(
     configure_logging("console", "warning")
     require_folder(dicom_folder)
     model = load_model(model_folder.resolve().name, model_folder, orientation, profile)
-    require_one_channel(model)
+    if len(model.channels) > 1:
+        fail(f"{model_folder}: the model reads several Series ({', '.join(model.channels)})")
     if model.orientation_assumed:
         note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
     engine = InProcessEngine(device, 0, backend, cache_folder())
@@ -216,7 +220,7 @@ def models_add(
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """Take a trained nnU-Net v2 model in: checked, as safetensors, with a model.toml."""
-    from node.inference.adding import add_model
+    from node.inference.adding.add import add_model
     from node.show_added import added_lines
 
     beside = config.resolve().parent

@@ -30,16 +30,15 @@ def jobs_list(
 ) -> None:
     """The latest Jobs first, then the Series that no route took."""
     with _stores(config) as (jobs, series):
-        rows = (
-            [] if unrouted else [(job, jobs.deliveries(job.id)) for job in jobs.list(state, limit)]
-        )
+        found = [] if unrouted else jobs.list(state, limit)
+        deliveries = jobs.deliveries_of([job.id for job in found]) if as_json else {}
         left = series.unrouted(limit) if unrouted or (state is None and not as_json) else []
         if as_json and unrouted:
             print_json([show.series_values(one) for one in left])
         elif as_json:
-            print_json([show.job_values(*row) for row in rows])
+            print_json([show.job_values(job, deliveries[job.id]) for job in found])
         else:
-            _print_jobs([job for job, _ in rows])
+            _print_jobs(found)
             for one in left:
                 out.print("\n".join(escape(line) for line in show.series_lines(one)))
 
@@ -69,6 +68,11 @@ def jobs_explain(
         stories = [
             (
                 one,
+                show.Evidence(
+                    series.associations(one.series_instance_uid),
+                    series.conflicts(one.series_instance_uid),
+                ),
+                series.waits(one.series_instance_uid),
                 [
                     (j, jobs.deliveries(j.id), jobs.events(j.id))
                     for j in reversed(jobs.of_series(one.series_instance_uid))
@@ -87,19 +91,22 @@ def jobs_explain(
 
 @jobs_app.command("rerun")
 def jobs_rerun(
-    what: Annotated[str, typer.Argument(help="A Job, or the UID of a Series without one.")],
+    what: Annotated[str, typer.Argument(help="A Job, or the UID of a Series.")],
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a failed, rejected or cancelled Job again; route a Series again that has none."""
+    """Queue a failed, rejected or cancelled Job again; route a Series again, for new routes.
+
+    A Series that is routed again gets Jobs of those Models only that it has none of.
+    """
     with _stores(config) as (jobs, series):
         if what.isdigit():
             job = _job(jobs, int(what))
             _print_moved(jobs.rerun(job.id, job.state, time.time()), as_json)
             return
         uid = SeriesInstanceUID(what)
-        if jobs.of_series(uid):
-            raise Fatal(f"{what} has Jobs: rerun one of those, see segnode jobs explain {what}")
+        if (held := series.get(uid)) is not None and held.purged_at is not None:
+            raise Fatal(f"the instance files of Series {what} are deleted; send it again")
         if not series.reopen(uid, time.time()):
             raise Fatal(f"{what}: no closed Series has this UID")
         if as_json:
@@ -115,7 +122,8 @@ def jobs_resend(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJso
 
     with _stores(config) as (jobs, _):
         job = _job(jobs, job_id)
-        Outbox(load(config).node.data_dir).files(job)
+        if job.purged_at is None:  # else the store says that its files are deleted
+            Outbox(load(config).node.data_dir).files(job)
         _print_moved(jobs.resend(job.id, job.state, time.time()), as_json)
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -20,11 +20,9 @@ from node.core.names import AETitle
 from node.core.uids import result_uids
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route
 from node.dicom.scu import Peer
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
-from node.store.series import SeriesStore, StoredSeries
 from node.watch import JobsInHand, JobWatch
 
 log = structlog.get_logger()
@@ -68,69 +66,6 @@ class Lane(threading.Thread):
                 self._wake.wait(seconds)
 
 
-class RecordLane(Lane):
-    """incoming/ → rows and final places."""
-
-    def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
-        super().__init__("record")
-        self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
-
-    def step(self) -> float:
-        for path in self._inbox.incoming():
-            try:
-                outcome = pipeline.record(path, self._inbox, self._series, time.time())
-            except OSError as error:  # this file; the others may be well
-                log.error("instance cannot be recorded yet", file=path.name, error=str(error))
-                continue
-            if outcome not in ("recorded", "repeated"):
-                log.warning("instance set aside", file=path.name, why=outcome)
-            self._on_recorded()
-        return IDLE_SECONDS
-
-
-class CloseLane(Lane):
-    """Series that are quiet → closed, with their Jobs."""
-
-    def __init__(
-        self,
-        inbox: Inbox,
-        series: SeriesStore,
-        routes: Sequence[Route],
-        models: Mapping[str, Model],
-        quiet_seconds: float,
-        on_queued: Wake,
-    ) -> None:
-        super().__init__("close")
-        self._inbox, self._series = inbox, series
-        self._routes, self._models = routes, models
-        self._quiet_seconds, self._on_queued = quiet_seconds, on_queued
-
-    def step(self) -> float:
-        now = time.time()
-        for seen in self._series.quiet_since(now - self._quiet_seconds):
-            self._close(seen, now)
-        oldest = self._series.next_to_be_quiet()
-        if oldest is None:
-            return IDLE_SECONDS
-        return min(max(oldest + self._quiet_seconds - time.time(), 0.05), IDLE_SECONDS)
-
-    def _close(self, seen: StoredSeries, now: float) -> None:
-        if next(self._inbox.incoming(), None) is not None:
-            return  # something safe on disk is not recorded yet: perhaps of this Series
-        evidence = f"quiet for {self._quiet_seconds:g} s with {seen.instances} instances"
-        jobs = pipeline.close(
-            seen, evidence, self._inbox, self._series, self._routes, self._models, now
-        )
-        if jobs is not None:
-            log.info(
-                "series closed",
-                series_instance_uid=seen.series_instance_uid,
-                evidence=evidence,
-                jobs=[job.id for job in jobs],
-            )
-            self._on_queued()
-
-
 class SegmentLane(Lane):
     """QUEUED → SEGMENTED. As many of them as Jobs may be under way at once."""
 
@@ -169,7 +104,15 @@ class SegmentLane(Lane):
         watch = JobWatch(self._jobs, job)
         try:
             job = self._with_current_model(job)
-            pipeline.segment(job, self._inbox, self._outbox, self._models, self._engine, watch)
+            pipeline.segment(
+                job,
+                self._inbox,
+                self._outbox,
+                self._models,
+                self._engine,
+                watch,
+                self._jobs.predecessor(job),
+            )
         except Exception as error:
             self._record_failure(job, error)
             return

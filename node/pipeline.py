@@ -1,7 +1,7 @@
 """THE MAIN FLOW: what happens to a Series, top to bottom.
 
-    record    a received file gets its row and its place
-    close     a quiet Series is routed and becomes Jobs
+    record    received files get their rows and places
+    close     a Series that is judged whole, or given up, is routed and becomes Jobs
     segment   a Job's Series goes through its Model: instance files in, result files out
     deliver   a result goes to a Peer
 
@@ -13,25 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydicom import Dataset
-
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
-from node.core.names import AETitle
-from node.core.uids import ResultUIDs, input_fingerprint, result_uids
+from node.core.names import AETitle, SOPInstanceUID
+from node.core.uids import ResultUIDs, input_fingerprint
+from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
-from node.dicom.assemble import admit, assemble
-from node.dicom.header import Undecodable
-from node.dicom.inbox import Inbox, IncomingInstance
+from node.dicom.align import align
+from node.dicom.assemble import admit, stack
+from node.dicom.closing import Judgement
+from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.routing import Route, mismatch, routing_in_words
+from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu import Peer, send
 from node.dicom.seg import encode, file_bytes
 from node.dicom.series import SourceSeries
 from node.dicom.verify import verify
-from node.store.orders import JobOrder
-from node.store.series import SeriesStore, StoredInstance, StoredSeries
+from node.ordering import Starts, accepted, starts
+from node.recording import Mapper, Recorded, opened, placed
+from node.store.series import SeriesStore, StoredSeries
 
 
 class Watch(Protocol):
@@ -53,53 +54,60 @@ class Unwatched:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file."""
+    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file.
+
+    predicted: labels on the grid of the volumes. label_map: the same on the slices of the source,
+    which differ where those are tilted or unevenly spaced.
+    """
 
     volumes: tuple[Volume, ...]
+    predicted: LabelMap
     label_map: LabelMap
     segmentation: bytes
 
 
-def record(incoming: Path, inbox: Inbox, series: SeriesStore, now: float) -> str:
-    """A file in incoming/ gets its row and its place; says in a word what became of it."""
-    try:
-        instance = inbox.open_incoming(incoming)
-    except Undecodable as error:  # it was readable when it was acknowledged: the disk is not
-        inbox.move_aside(incoming, f"read again from disk: {error}")
-        return "aside"
-    final = inbox.final_path(instance.header)
-    held = series.add(_row(instance, final), now)
-    if held is not None and held != instance.sha256:
-        inbox.move_aside(incoming, "another data set with this SOP Instance UID is held already")
-        return f"conflict: {instance.header.sop_instance_uid} is held with other bytes"
-    if held is not None and inbox.has(final):
-        inbox.discard(incoming)
-        return "repeated"
-    inbox.move(incoming, final)
-    return "recorded"
+def record(
+    incoming: Sequence[Path], inbox: Inbox, series: SeriesStore, now: float, read: Mapper = map
+) -> Sequence[Recorded]:
+    """Files in incoming/ get their rows in one transaction, and their places after it."""
+    read_again = opened(incoming, inbox, read)
+    rows = [one.row for one in read_again if one.row is not None]
+    ends = [one.end for one in read_again if one.end is not None]
+    held = iter(series.add_all(rows, ends, now))
+    return [placed(one, next(held) if one.row is not None else None, inbox) for one in read_again]
 
 
 def close(
     seen: StoredSeries,
-    evidence: str,
+    judgement: Judgement,
     inbox: Inbox,
     series: SeriesStore,
     routes: Sequence[Route],
     models: Mapping[str, Model],
     now: float,
 ) -> Sequence[Job] | None:
-    """A quiet Series is routed and becomes one Job per Model; None where it was not quiet."""
-    matching, routing = _route(inbox.header(seen.series_instance_uid), routes)
-    sha256_by_sop = {
-        str(instance.sop_instance_uid): instance.sha256
-        for instance in series.instances(seen.series_instance_uid)
-    }
-    fingerprint = input_fingerprint([sha256_by_sop])
-    orders = [
-        _order(seen, fingerprint, [r for r in matching if r.model == name], models[name])
-        for name in dict.fromkeys(route.model for route in matching)
-    ]
-    return series.close(seen, evidence, routing, orders, now)
+    """A judged Series is routed and becomes its Jobs; None where more came since it was seen."""
+    uid = seen.series_instance_uid
+    instances = series.instances(uid)
+    gone = sum(not one.path for one in instances)
+    if gone:
+        routing, started = _incomplete(gone, len(instances)), Starts()
+    else:
+        header = inbox.header(uid)
+        fits = [fit(route, header) for route in routes]
+        accepting, refusals = accepted([one for one in fits if one.matches], judgement)
+        started = starts(seen, instances, header, accepting, models, judgement.verdict)
+        routing = "; ".join([routing_in_words(fits), *refusals])
+    return series.close(
+        seen,
+        judgement.words,
+        routing,
+        started.orders,
+        now,
+        started.channel_fits,
+        verdict=judgement.verdict,
+        findings=judgement.values(),
+    )
 
 
 def segment(
@@ -109,12 +117,25 @@ def segment(
     models: Mapping[str, Model],
     engine: Engine,
     watch: Watch,
+    predecessor: Job | None = None,
 ) -> None:
-    """The closed Series of one Job through its Model: instance files in, result files out."""
+    """The closed Series of one Job through its Model: instance files in, result files out.
+
+    predecessor: the Job whose result a Peer may have, and which this one takes the place of.
+    """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
-    result = make_result(series, models[job.model], engine, job.result_uids, job.created_at, watch)
+    result = make_result(
+        series,
+        models[job.model],
+        engine,
+        job.result_uids,
+        job.created_at,
+        watch,
+        predecessor=predecessor.result_uids.sop_instance_uid if predecessor else None,
+        verdict=job.verdict,
+    )
     watch.enter("write")
     outbox.write(job, result.segmentation)
 
@@ -126,19 +147,28 @@ def make_result(
     uids: ResultUIDs,
     created_at: float,
     watch: Watch,
+    predecessor: SOPInstanceUID | None = None,
+    verdict: Verdict | None = None,
 ) -> Result:
-    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected."""
+    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected.
+
+    predecessor: the result that this one takes the place of. verdict: of the least sure Series.
+    """
     watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
-    volumes = tuple(assemble(one, model.accepts) for one in series)
+    stacks = [stack(one, model.accepts) for one in series]
+    volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
-    label_map = engine.segment(volumes, model, watch.tell)
+    predicted = engine.segment(volumes, model, watch.tell)
+    label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
     watch.enter("encode")
-    segmentation = file_bytes(encode(label_map, model, series[0], uids, created_at))
+    segmentation = file_bytes(
+        encode(label_map, model, series[0], uids, created_at, planes, predecessor, verdict=verdict)
+    )
     watch.enter("verify")
-    verify(segmentation, label_map, model, series[0])
-    return Result(volumes, label_map, segmentation)
+    verify(segmentation, label_map, model, series[0], planes)
+    return Result(volumes, predicted, label_map, segmentation)
 
 
 def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:
@@ -146,44 +176,11 @@ def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> 
     return send(outbox.files(job), peer, calling_ae_title)
 
 
-def _row(instance: IncomingInstance, final: Path) -> StoredInstance:
-    header = instance.header
-    return StoredInstance(
-        series_instance_uid=header.series_instance_uid,
-        study_instance_uid=header.study_instance_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        modality=header.modality,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        sha256=instance.sha256,
-        size_bytes=instance.size_bytes,
-        path=str(final),
-        calling_ae_title=instance.calling_ae_title,
-        received_at=instance.received_at,
-    )
-
-
-def _route(header: Dataset, routes: Sequence[Route]) -> tuple[list[Route], str]:
-    """The Routes that match, and in words why; none for a header that cannot be read."""
-    try:
-        matching = [route for route in routes if mismatch(route, header) is None]
-        return matching, routing_in_words(routes, matching, header)
-    except Exception as error:  # an odd value: pydicom raises almost anything when it is read
-        return [], f"unrouted: its header cannot be read: {error!r}"
-
-
-def _order(
-    seen: StoredSeries, fingerprint: str, matching: Sequence[Route], model: Model
-) -> JobOrder:
-    """One Job for a Model, however many Routes lead to it; each of their Peers gets the result."""
-    return JobOrder(
-        series_instance_uids=(seen.series_instance_uid,),
-        route=", ".join(route.name for route in matching),
-        model=model.name,
-        model_fingerprint=model.fingerprint,
-        input_fingerprint=fingerprint,
-        result_uids=result_uids(fingerprint, model.fingerprint),
-        peers=tuple(dict.fromkeys(peer for route in matching for peer in route.send_to)),
+def _incomplete(gone: int, instances: int) -> str:
+    """Of a Series whose files were deleted, and of which some came again."""
+    return (
+        f"unrouted: the files of {gone} of its {instances} instances are gone (see Retention); "
+        "send the whole Series again"
     )
 
 

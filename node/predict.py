@@ -9,7 +9,6 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from node import pipeline
 from node.core.errors import Fatal, SegnodeError
@@ -58,16 +57,20 @@ def predict_folder(
             yield Prediction(uid, tuple(files), tuple(volumes), round(seconds, 2))
 
 
-def series_in(folder: Path) -> dict[SeriesInstanceUID, list[Path]]:
-    """The DICOM images below a folder by Series Instance UID; other files are passed over."""
+def series_in(folder: Path, *, images_only: bool = True) -> dict[SeriesInstanceUID, list[Path]]:
+    """The DICOM images below a folder by Series Instance UID; other files are passed over.
+
+    Without `images_only` other objects than images count, too: reports, presentation states.
+    """
     series: dict[SeriesInstanceUID, list[Path]] = defaultdict(list)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError):
+            uid = str(header.SeriesInstanceUID or "")
+        except Exception:  # no DICOM, or hostile bytes, which make pydicom raise almost anything
             continue
-        if "SeriesInstanceUID" in header and "Rows" in header:
-            series[SeriesInstanceUID(str(header.SeriesInstanceUID))].append(path)
+        if "Rows" in header or not images_only:
+            series[SeriesInstanceUID(uid)].append(path)
     return dict(series)
 
 
@@ -99,7 +102,7 @@ def _predict(
     files[0].write_bytes(result.segmentation)
     if nifti:
         files.append(out / f"{name}.nii.gz")
-        write_nifti(result.label_map, files[1])
+        write_nifti(result.predicted, files[1])
     volumes = [(s.label, result.label_map.volume_ml(s.number)) for s in model.segments]
     return files, volumes
 

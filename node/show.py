@@ -1,6 +1,8 @@
 """How Jobs and Series look: as plain values for --json, and as lines for the eye."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,8 @@ from node.core.job import Delivery, Job, JobState, LoggedEvent
 from node.core.model import Model
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
-    from node.store.series import StoredSeries
+    from node.store.series import StoredAssociation, StoredSeries
+    from node.store.waiting import Waiting
 
 
 def moment(seconds: float | None) -> str | None:
@@ -26,6 +29,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "route": job.route,
         "model": job.model,
         "series_instance_uids": list(job.series_instance_uids),
+        "priority": job.priority,
         "attempts": job.attempts,
         "stage": job.stage,
         "reason": job.reason,
@@ -41,6 +45,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "model_fingerprint": job.model_fingerprint,
         "input_fingerprint": job.input_fingerprint,
         "deliveries": [delivery_values(delivery) for delivery in deliveries],
+        "purged_at": moment(job.purged_at),
     }
 
 
@@ -85,8 +90,10 @@ def series_values(series: "StoredSeries") -> dict[str, Any]:
         "first_received_at": moment(series.first_received_at),
         "last_received_at": moment(series.last_received_at),
         "closed_at": moment(series.closed_at),
+        "verdict": series.verdict.value if series.verdict else None,
         "closed_on": series.evidence,
         "routing": series.routing,
+        "purged_at": moment(series.purged_at),
     }
 
 
@@ -98,10 +105,12 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
         *_result_lines(job),
+        *([f"  priority  {job.priority}"] if job.priority else []),
         f"  attempts  {job.attempts}",
     ]
     if job.reason:
         lines.append(f"  reason    {job.reason}")
+    lines += _deleted_lines("result", job.purged_at)
     if job.supersedes:
         lines.append(f"  supersedes Job {job.supersedes}")
     if job.state is JobState.QUEUED and job.attempts:
@@ -143,6 +152,7 @@ def series_lines(series: "StoredSeries") -> list[str]:
         f"closed {moment(series.closed_at)}: {series.evidence}"
         if series.closed_at is not None
         else f"open: last instance {moment(series.last_received_at)}"
+        + (f"; {series.evidence}" if series.evidence else "")
     )
     return [
         f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
@@ -150,25 +160,121 @@ def series_lines(series: "StoredSeries") -> list[str]:
         f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
         f"  {closed}",
         f"  routing   {series.routing or 'not yet'}",
+        *_deleted_lines("instance", series.purged_at),
     ]
+
+
+def _deleted_lines(what: str, purged_at: float | None) -> list[str]:
+    return [f"  deleted   its {what} files, {moment(purged_at)} (retention)"] if purged_at else []
+
+
+def waiting_values(waiting: "Waiting") -> dict[str, Any]:
+    """One channel that a Series fits, of a Route whose Model reads several."""
+    return {
+        "route": waiting.route,
+        "channel": waiting.channel,
+        "since": moment(waiting.since),
+        "until": moment(waiting.until),
+        "done_at": moment(waiting.done_at),
+    }
+
+
+def waiting_line(waiting: "Waiting") -> str:
+    what = f'  channel   {waiting.channel} of route "{waiting.route}": '
+    if waiting.done_at is not None:
+        return f"{what}done {moment(waiting.done_at)}"
+    return f"{what}waits for the other channels until {moment(waiting.until)}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes."""
+
+    associations: Sequence["StoredAssociation"]
+    conflicts: Sequence[Mapping[str, Any]]
+
+
+def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any]:
+    """On what a Series was closed, or is kept open, for `jobs explain --json`."""
+    return {
+        "findings": list(series.findings),
+        "counts": [dict(told) | {"at": moment(told.get("at"))} for told in series.counts.values()],
+        "associations": [
+            {
+                "id": one.id,
+                "calling_ae_title": one.calling_ae_title,
+                "ending": one.ending,
+                "ended_at": moment(one.ended_at),
+            }
+            for one in evidence.associations
+        ],
+        "other_bytes": [
+            {
+                "sop_instance_uid": one["sop_instance_uid"],
+                "calling_ae_title": one["calling_ae_title"],
+                "received_at": moment(one["received_at"]),
+                "sha256": one["sha256"],
+                "file": one["file"],
+            }
+            for one in evidence.conflicts
+        ],
+    }
+
+
+def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
+    """The same for the eye."""
+    signs = {True: "+", False: "-", None: " "}
+    lines = [
+        f"  {signs[one['holds']]} {one['evidence']}: {one['words']}" for one in series.findings
+    ]
+    for peer, told in series.counts.items():
+        said = f"{told['instances']} instances, when {told['held']} were here"
+        answer = "no answer yet" if told["instances"] is None else said
+        error = f"; {told['error']}" if told["error"] else ""
+        lines.append(f"  asked     {peer}, {moment(told.get('at'))}: {answer}{error}")
+        lines += [f"    missing {one}" for one in told["missing"]]
+        if told["missing_count"] > len(told["missing"]):
+            lines.append(f"    and {told['missing_count'] - len(told['missing'])} more")
+    for ending, count in Counter(one.ending for one in evidence.associations).items():
+        lines.append(f"  {count} association{'s' * (count > 1)} {ending or 'open'}")
+    lines += [
+        f"  other bytes of {one['sop_instance_uid']} came from {one['calling_ae_title']}, "
+        f"{moment(one['received_at'])}: aside/{one['file']}; the first ones are in use"
+        for one in evidence.conflicts
+    ]
+    return lines
 
 
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 
 
-def story_values(series: "StoredSeries", jobs: Sequence[JobStory]) -> dict[str, Any]:
+def story_values(
+    series: "StoredSeries",
+    evidence: Evidence,
+    waits: Sequence["Waiting"],
+    jobs: Sequence[JobStory],
+) -> dict[str, Any]:
     """A Series with all its Jobs, for `jobs explain --json`."""
     return series_values(series) | {
+        "evidence": evidence_values(series, evidence),
+        "channels": [waiting_values(one) for one in waits],
         "jobs": [
             job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
             for job, deliveries, events in jobs
-        ]
+        ],
     }
 
 
-def story_lines(series: "StoredSeries", jobs: Sequence[JobStory]) -> list[str]:
+def story_lines(
+    series: "StoredSeries",
+    evidence: Evidence,
+    waits: Sequence["Waiting"],
+    jobs: Sequence[JobStory],
+) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
-    return series_lines(series) + [line for story in jobs for line in job_lines(*story)]
+    lines = [*series_lines(series), *evidence_lines(series, evidence)]
+    lines += [waiting_line(one) for one in waits]
+    return lines + [line for story in jobs for line in job_lines(*story)]
 
 
 def model_values(model: Model) -> dict[str, Any]:

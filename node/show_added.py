@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from node.core.anatomy import TISSUE
 from node.core.model import Model
-from node.inference.drafting import toml_key, toml_text
+from node.inference.adding.drafting import toml_key, toml_text
 
 if TYPE_CHECKING:
-    from node.inference.adding import Added
+    from node.inference.adding.add import Added
 
 _MOST_NAMED = 12  # labels in one line
 

@@ -22,7 +22,7 @@ from pydicom.filebase import DicomBytesIO
 REPOSITORY = Path(__file__).parent.parent
 DEMO_MODEL = REPOSITORY / "config" / "models" / "hippocampus"
 DEMO_SERIES = REPOSITORY / "config" / "demo" / "series"
-PACKAGE_OF = {"Orthanc": "orthanc", "storescu": "dcmtk", "dcm2niix": "dcm2niix"}
+PACKAGE_OF = {"Orthanc": "orthanc", "storescu": "dcmtk", "dcmsend": "dcmtk", "dcm2niix": "dcm2niix"}
 START_SECONDS = 120.0
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ class Orthanc:
             "DicomAet": "ORTHANC",
             "DicomPort": self.dicom_port,
             "DicomCheckCalledAet": True,
+            "DicomAlwaysAllowFind": True,
             "HttpPort": self._http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
@@ -155,6 +156,8 @@ class NodeProcess:
                 model=settings.get("model", DEMO_MODEL),
                 quiet_seconds=settings.get("quiet_seconds", 1.0),
                 when=settings.get("when", '{ Modality = "MR" }'),
+                query=str(settings.get("query", False)).lower(),
+                closing=settings.get("closing", ""),
             )
             + extra
         )
@@ -234,12 +237,14 @@ ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {pacs_port}
 timeout_seconds = 10
+query = {query}
 [peers.modality]
 ae_title = "MODALITY"
 host = "127.0.0.1"
 port = 1
 [closing]
 quiet_seconds = {quiet_seconds}
+{closing}
 [delivery]
 retry_first_seconds = 0.5
 [models.hippocampus]
@@ -255,12 +260,12 @@ format = "json"
 
 
 def storescu(
-    folder: Path, port: int, calling: str = "MODALITY"
+    folder: Path, port: int, calling: str = "MODALITY", called: str = "SEGNODE"
 ) -> subprocess.CompletedProcess[str]:
     """DCMTK sends every file of a folder over one Association."""
     return subprocess.run(
         [
-            tool("storescu"), "-v", "-aet", calling, "-aec", "SEGNODE",
+            tool("storescu"), "-v", "-aet", calling, "-aec", called,
             "+sd", "+r", "127.0.0.1", str(port), str(folder),
         ],
         capture_output=True,

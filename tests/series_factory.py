@@ -1,13 +1,14 @@
 """Small MR series of known content, as a scanner would write them."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from node.core.uids import derive_uid
 
@@ -74,6 +75,41 @@ def _instance(
     one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
     one.PixelData = plane.astype("<u2").tobytes()
     return one
+
+
+def make_enhanced(instances: list[Dataset], uid: str = "1.2.840.1") -> Dataset:
+    """The same slices as the frames of one enhanced MR image, the last slice first."""
+    first, enhanced = instances[0], deepcopy(instances[0])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        del enhanced[keyword]
+    enhanced.SOPClassUID = EnhancedMRImageStorage
+    enhanced.SOPInstanceUID = uid
+    enhanced.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    enhanced.file_meta.MediaStorageSOPInstanceUID = UID(uid)
+    enhanced.NumberOfFrames = len(instances)
+    orientation, measures, shared = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    measures.PixelSpacing = first.PixelSpacing
+    shared.PlaneOrientationSequence = [orientation]
+    shared.PixelMeasuresSequence = [measures]
+    enhanced.SharedFunctionalGroupsSequence = [shared]
+    enhanced.PerFrameFunctionalGroupsSequence = [_frame_groups(one) for one in instances[::-1]]
+    enhanced.PixelData = b"".join(one.PixelData for one in instances[::-1])
+    return enhanced
+
+
+def _frame_groups(one: Dataset) -> Dataset:
+    groups, position, values, content = Dataset(), Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient = one.ImagePositionPatient
+    values.RescaleSlope = one.get("RescaleSlope", 1)
+    values.RescaleIntercept, values.RescaleType = one.get("RescaleIntercept", 0), "US"
+    content.StackID = "1"
+    if "TemporalPositionIdentifier" in one:
+        content.TemporalPositionIndex = one.TemporalPositionIdentifier
+    groups.PlanePositionSequence = [position]
+    groups.PixelValueTransformationSequence = [values]
+    groups.FrameContentSequence = [content]
+    return groups
 
 
 def write_series(instances: list[Dataset], folder: Path) -> Path:

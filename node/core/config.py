@@ -3,18 +3,27 @@
 Every setting stands in config/node.toml with its default and a comment; a test keeps it so.
 """
 
-import difflib
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from node.core.conditions import Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.model import Profile
+from node.core.suggest import did_you_mean
+from node.core.verdict import Verdict
 from node.core.volume import NATIVE, parse_orientation
 
 ENV_PREFIX = "NODE_"
@@ -67,11 +76,15 @@ class PeerSection(Section):
     host: str
     port: Port
     timeout_seconds: float = Field(30.0, gt=0)
+    query: bool = False
     may_store: bool = True
 
 
 class ClosingSection(Section):
+    settle_seconds: float = Field(3.0, gt=0)
     quiet_seconds: float = Field(10.0, gt=0)
+    last_limit_seconds: float = Field(3600.0, gt=0)
+    images_in_acquisition: bool = True
 
 
 class InferenceSection(Section):
@@ -89,6 +102,12 @@ class InferenceSection(Section):
 class DeliverySection(Section):
     retry_first_seconds: float = Field(5.0, gt=0)
     retry_max_seconds: float = Field(3600.0, gt=0)
+
+
+class RetentionSection(Section):
+    delivered_days: float = Field(7.0, ge=0)
+    failed_days: float = Field(30.0, ge=0)
+    unrouted_days: float = Field(7.0, ge=0)
 
 
 class WebSection(Section):
@@ -116,27 +135,28 @@ class ModelSection(Section):
     profile: Profile | None = None
 
 
-def _require_pattern(keyword: str, wanted: str | int | float) -> None:
-    if isinstance(wanted, str) and wanted.startswith("~"):
-        try:
-            re.compile(wanted[1:])
-        except re.error as error:
-            raise ValueError(
-                f'when.{keyword}: "{wanted[1:]}" is not a regular expression: {error}'
-            ) from error
+Condition = Annotated[Wanted, PlainValidator(wanted_from)]
 
 
 class RouteSection(Section):
     name: str = Field(min_length=1)
     model: str
     send_to: tuple[str, ...] = Field(min_length=1)
-    when: dict[str, str | int | float | tuple[str | int | float, ...]] = {}
+    when: dict[str, Condition] = {}
+    channels: dict[str, dict[str, Condition]] = {}
+    wait_seconds: float = Field(600.0, gt=0)
+    priority: int = Field(0, ge=-1000, le=1000)
+    least_verdict: Verdict = Verdict.CONSISTENT
+    settle_seconds: float | None = Field(None, gt=0)
+    quiet_seconds: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _patterns_compile(self) -> "RouteSection":
-        for keyword, wanted in self.when.items():
-            for one in wanted if isinstance(wanted, tuple) else (wanted,):
-                _require_pattern(keyword, one)
+    def _one_way(self) -> "RouteSection":
+        if self.when and self.channels:
+            raise ValueError(
+                f'route "{self.name}": has both "when" and "channels"; a Model that reads several '
+                "Series takes channels, any other takes when"
+            )
         return self
 
 
@@ -155,6 +175,7 @@ class Config(BaseSettings):
     models: dict[str, ModelSection] = {}
     inference: InferenceSection = InferenceSection()
     delivery: DeliverySection = DeliverySection()
+    retention: RetentionSection = RetentionSection()
     routes: tuple[RouteSection, ...] = ()
     web: WebSection = WebSection()
     log: LogSection = LogSection()
@@ -255,7 +276,8 @@ def _sentence(error: Any, tree: type[BaseModel]) -> str:
     if not key:
         return str(message)
     found = error["input"]
-    shown = f", not {found!r}" if isinstance(found, str | int | float) else ""
+    ours = error["type"] == "value_error"  # says itself what it found
+    shown = f", not {found!r}" if isinstance(found, str | int | float) and not ours else ""
     return f'"{key}": {message[0].lower()}{message[1:]}{shown}'
 
 
@@ -279,11 +301,3 @@ def _section_of(annotation: Any) -> type[Section] | None:
         return annotation
     inner = [_section_of(argument) for argument in getattr(annotation, "__args__", ())]
     return next((section for section in inner if section), None)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, else all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f'; did you mean "{close[0]}"?'
-    return f"; known: {', '.join(sorted(known))}" if known else ""

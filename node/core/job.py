@@ -102,7 +102,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One result to one Peer. Open until `done_at` or `failed_at` is set; times as in Job."""
+    """One result to one Peer. Open until `done_at` or `failed_at` is set; times as in Job.
+
+    tried_at: of the last attempt; from then on the Peer may have the result.
+    """
 
     id: int
     job_id: JobId
@@ -110,6 +113,7 @@ class Delivery:
     attempts: int
     not_before: float
     answer: str | None = None
+    tried_at: float | None = None
     done_at: float | None = None
     failed_at: float | None = None
 

@@ -15,6 +15,7 @@ class InputRules:
     """What a Model accepts. Empty modalities: any. Spacing and extent bound every axis, mm.
 
     The extent keeps a whole head from a Model that was trained on crops: it would answer, wrongly.
+    resample: tilted and unevenly spaced slices are brought onto a regular grid, not refused.
     """
 
     modalities: tuple[str, ...] = ()
@@ -22,6 +23,7 @@ class InputRules:
     min_spacing_mm: float | None = None
     max_spacing_mm: float | None = None
     max_extent_mm: float | None = None
+    resample: bool = False
 
 
 class Profile(StrEnum):

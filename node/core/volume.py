@@ -34,20 +34,39 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Labels on a Volume's grid: 0 is background. array: uint8 or uint16, (slice, row, column)."""
+    """Labels on a Volume's grid: 0 is background. array: uint8 or uint16, (slice, row, column).
+
+    positions: centre of each slice's first voxel, LPS mm, (slice, xyz), where the slices do not lie
+    on the affine's even steps: brought back to slices that are tilted or unevenly spaced.
+    """
 
     array: NDArray[np.uint8] | NDArray[np.uint16]
     affine: Affine
     frame_of_reference_uid: str
+    positions: NDArray[np.float64] | None = None
 
     @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel, ml."""
-        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+    def slice_positions(self) -> NDArray[np.float64]:
+        """Where each slice's first voxel lies, LPS mm, (slice, xyz)."""
+        if self.positions is not None:
+            return self.positions
+        steps = np.arange(self.array.shape[0])[:, None]
+        return np.asarray(self.affine[:3, 3] + steps * self.affine[:3, 0], np.float64)
+
+    @property
+    def voxel_ml(self) -> NDArray[np.float64]:
+        """Volume of a voxel of each slice, ml; it reaches half way to the next slices."""
+        normal = np.cross(self.affine[:3, 2], self.affine[:3, 1])  # length: mm² of a voxel
+        along = np.abs(self.slice_positions @ normal - self.slice_positions[0] @ normal)
+        if len(along) < 2:
+            return np.full(1, abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0)
+        gaps = np.diff(along)
+        reach = np.concatenate([gaps[:1], (gaps[:-1] + gaps[1:]) / 2.0, gaps[-1:]])
+        return np.asarray(reach / 1000.0, np.float64)
 
     def volume_ml(self, label: int) -> float:
         """Volume of one label, ml."""
-        return int(np.count_nonzero(self.array == label)) * self.voxel_ml
+        return float(np.count_nonzero(self.array == label, axis=(1, 2)) @ self.voxel_ml)
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:

@@ -37,7 +37,7 @@ TOLERANCE = 0.10
 
 @dataclass(frozen=True, eq=False)
 class Returned:
-    """The SEG that the PACS got. seconds: from the end of the quiet period to its arrival."""
+    """The SEG that the PACS got. seconds: from the last answer to its arrival."""
 
     path: Path
     segmentation: Dataset
@@ -53,7 +53,10 @@ def rows(folder: Path, result: Returned, warm: float, ready: float) -> list[tupl
         ("closed on", seen.evidence or ""),
         ("model warm in", f"{warm:.1f} s (node ready {ready:.1f} s after its start)"),
         ("segmented in", f"{sum(job.timings.values()):.2f} s"),
-        ("delivered", f"{result.seconds:.2f} s after the series was quiet: {delivery.answer}"),
+        (
+            "delivered",
+            f"{result.seconds:.2f} s after the last instance was accepted: {delivery.answer}",
+        ),
         *((label, _with_expected(label, ml)) for label, ml in found.items()),
         ("SEG", str(result.path)),
         ("picture", str(_draw(folder, result))),

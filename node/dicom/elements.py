@@ -1,6 +1,6 @@
 """Small pieces of DICOM objects that we write."""
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.coding import Code as SRCode
 
 from node.core.anatomy import Code
@@ -15,6 +15,20 @@ def reference(instance: Dataset) -> Dataset:
     item.ReferencedSOPClassUID = required(instance, "SOPClassUID")
     item.ReferencedSOPInstanceUID = required(instance, "SOPInstanceUID")
     return item
+
+
+def stated(instance: Dataset, frame: int | None, group: str, keyword: str) -> DataElement:
+    """An element of a plane as the source states it. frame: 1 to n, None in a classic header.
+
+    A frame's own group comes before that of all frames (PS3.3 C.7.6.16). Raises Fatal.
+    """
+    where = instance
+    if frame is not None:
+        own = instance.PerFrameFunctionalGroupsSequence[frame - 1]
+        groups = own if group in own else instance.SharedFunctionalGroupsSequence[0]
+        where = groups[group].value[0]
+    required(where, keyword)
+    return where[keyword]
 
 
 def sr_code(code: Code) -> SRCode:

@@ -35,7 +35,11 @@ def read_header(data_set: bytes, transfer_syntax_uid: str) -> InstanceHeader:
 
     Raises Undecodable where it ends early, makes no sense, or lacks a UID that PS3.4 B.3 needs.
     """
-    parsed = _parse(data_set, transfer_syntax_uid)
+    return identity(_parse(data_set, transfer_syntax_uid))
+
+
+def identity(parsed: Dataset) -> InstanceHeader:
+    """The identity of a parsed Instance. Raises Undecodable."""
     return InstanceHeader(
         sop_class_uid=_uid(parsed, "SOPClassUID"),
         sop_instance_uid=SOPInstanceUID(_uid(parsed, "SOPInstanceUID")),

@@ -1,25 +1,34 @@
 """Instances on disk: written beside, fsynced, renamed, folder fsynced; only then acknowledged.
 
 incoming/    received and safe, not yet in the database; *.part are halves of a crash
+             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended
 instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
 
 import hashlib
+import json
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
-from node.dicom.header import InstanceHeader, Undecodable, read_header
+from node.dicom.header import InstanceHeader, Undecodable, identity
+from node.dicom.planes import Plane, planes_of
 from node.dicom.series import SourceSeries
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
+_LONGEST_META_START = 144  # up to the length of the File Meta Information
+# An association has a dot in it; a number alone was a process, before associations had names.
+_NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)-\d+\.dcm")
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,21 @@ class IncomingInstance:
     size_bytes: int
     calling_ae_title: AETitle
     received_at: float
+    association: str | None = None
+    planes: tuple[Plane, ...] = ()
+    number: int | None = None
+    parts: int | None = None
+
+
+@dataclass(frozen=True)
+class IncomingEnd:
+    """How an Association ended; all of the receiver `receiver` that were open where it died."""
+
+    path: Path
+    ending: str
+    ended_at: float
+    association: str | None = None
+    receiver: str | None = None
 
 
 class Inbox:
@@ -45,6 +69,11 @@ class Inbox:
         self._aside = data_dir / "aside"
         for folder in (self._incoming, self._instances, self._aside):
             make_folder_durably(folder)
+
+    @property
+    def incoming_folder(self) -> Path:
+        """Where the receiver writes."""
+        return self._incoming
 
     def aside_count(self) -> int:
         """How many data sets were set aside."""
@@ -59,22 +88,50 @@ class Inbox:
 
     def incoming(self) -> Iterator[Path]:
         """Instances that are safe and not yet recorded, the earliest first."""
-        return iter(sorted(self._incoming.glob("*.dcm")))
+        return (path for path in self.arrived() if path.suffix == ".dcm")
+
+    def arrived(self) -> list[Path]:
+        """Instances and ends of Associations that are not yet recorded, the earliest first."""
+        with os.scandir(self._incoming) as entries:
+            names = sorted(one.name for one in entries if one.name.endswith((".dcm", ".end")))
+        return [self._incoming / name for name in names]
 
     def open_incoming(self, path: Path) -> IncomingInstance:
-        """Reads one of `incoming` again from disk. Raises Undecodable, OSError."""
-        raw = path.read_bytes()
-        data_set = raw[data_set_offset(raw) :]
-        transfer_syntax_uid, calling_ae_title = _origin(raw)
+        """Reads one of `incoming` again from disk, never all of it at once.
+
+        Raises Undecodable, OSError.
+        """
+        with path.open("rb") as file:
+            parsed, transfer_syntax_uid, calling_ae_title = _parsed(file)
+            file.seek(0)
+            file.seek(data_set_offset(file.read(_LONGEST_META_START)))
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
         return IncomingInstance(
             path=path,
-            header=read_header(data_set, transfer_syntax_uid),
+            header=identity(parsed),
             transfer_syntax_uid=transfer_syntax_uid,
-            sha256=hashlib.sha256(data_set).hexdigest(),
-            size_bytes=len(raw),
+            sha256=sha256,
+            size_bytes=status.st_size,
             calling_ae_title=calling_ae_title,
-            received_at=path.stat().st_mtime,
+            received_at=status.st_mtime,
+            association=association_of(path),
+            planes=planes_of(parsed),
+            number=_whole(parsed, "InstanceNumber"),
+            parts=_parts(parsed),
         )
+
+    def open_end(self, path: Path) -> IncomingEnd:
+        """Reads one `.end` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            association, receiver = told.get("association"), told.get("receiver")
+            ended_at = float(told.get("ended_at") or path.stat().st_mtime)
+            if association is None and not receiver:
+                raise ValueError("it names neither an association nor a receiver")
+            return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:
         """Where an Instance lies once it is recorded, relative to the data folder."""
@@ -119,15 +176,52 @@ class Inbox:
         return sorted(self.folder(uid).glob("i*.dcm"))
 
 
+def association_of(path: Path) -> str | None:
+    """The Association that brought a file of incoming/; None for a name that says none."""
+    found = _NAME.fullmatch(path.name)
+    return found["association"] if found else None
+
+
+def _parsed(file: BinaryIO) -> tuple[Dataset, str, AETitle]:
+    """Header, transfer syntax and sender of a file that begins as `part_10_header` writes it."""
+    try:
+        parsed = dcmread(file, stop_before_pixels=True)
+        meta = parsed.file_meta
+        return parsed, str(meta.TransferSyntaxUID), AETitle(str(meta.SourceApplicationEntityTitle))
+    except OSError:
+        raise
+    except Exception as error:  # not what we wrote: the disk, or a stranger's file
+        raise Undecodable(f"it cannot be parsed: {error!r}") from error
+
+
+def _whole(parsed: Dataset, keyword: str) -> int | None:
+    try:
+        number = int(parsed.get(keyword))
+    except Exception:  # absent, or a sender's odd value, decoded only now
+        return None
+    return number if abs(number) < 2**31 else None
+
+
+def _parts(parsed: Dataset) -> int | None:
+    """Of how many Instances the concatenation consists (PS3.3 C.7.6.16.1.1); 0: not said."""
+    if "ConcatenationUID" not in parsed:
+        return None
+    return max(0, _whole(parsed, "InConcatenationTotalNumber") or 0)
+
+
 def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
-    """The Instances in these files as one Series. Raises OSError, InvalidDicomError."""
+    """The Instances in these files as one Series. Raises OSError, SeriesRejected."""
     instances, sha256_by_sop = [], {}
     for path in paths:
         raw = path.read_bytes()
-        instance = dcmread(BytesIO(raw))
+        try:
+            instance = dcmread(BytesIO(raw))
+            sop_instance_uid = str(instance.SOPInstanceUID)
+        except Exception as error:  # hostile bytes make the parser raise almost anything
+            raise SeriesRejected(f"{path.name} cannot be parsed: {error!r}") from error
         instances.append(instance)
         digest = hashlib.sha256(memoryview(raw)[data_set_offset(raw) :]).hexdigest()
-        sha256_by_sop[str(instance.SOPInstanceUID)] = digest
+        sha256_by_sop[sop_instance_uid] = digest
     return SourceSeries(uid, tuple(instances), sha256_by_sop)
 
 
@@ -159,15 +253,6 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _origin(raw: bytes) -> tuple[str, AETitle]:
-    """Transfer syntax and sender, from the file meta that `part_10_header` wrote."""
-    try:
-        meta = dcmread(BytesIO(raw), specific_tags=["SOPInstanceUID"]).file_meta
-        return str(meta.TransferSyntaxUID), AETitle(str(meta.SourceApplicationEntityTitle))
-    except Exception as error:  # not what we wrote: the disk, or a stranger's file
-        raise Undecodable(f"its file meta cannot be read: {error!r}") from error
 
 
 def data_set_offset(raw: bytes) -> int:

@@ -55,7 +55,7 @@ def _is_instance(path: Path) -> bool:
 
 def echo(peer: Peer, calling_ae_title: AETitle) -> None:
     """C-ECHO. Raises Temporary or Fatal, saying what is wrong."""
-    with _associated(peer, calling_ae_title, [(Verification, None)]) as association:
+    with associated(peer, calling_ae_title, [(Verification, None)]) as association:
         _require_answer(peer, association.send_c_echo())
 
 
@@ -68,7 +68,7 @@ def send(paths: Sequence[Path], peer: Peer, calling_ae_title: AETitle) -> str:
     files = [dcmread(path) for path in paths]
     contexts = _needed_contexts(files)
     answers = []
-    with _associated(peer, calling_ae_title, contexts) as association:
+    with associated(peer, calling_ae_title, contexts) as association:
         for file in files:
             _require_accepted(peer, association, file)
             answers.append(_store(peer, association, file))
@@ -84,7 +84,7 @@ def _needed_contexts(files: Sequence[Dataset]) -> Sequence[tuple[UID, UID | None
 
 
 @contextmanager
-def _associated(
+def associated(
     peer: Peer, calling_ae_title: AETitle, contexts: Iterable[tuple[UID, UID | None]]
 ) -> Iterator[Association]:
     ae = AE(ae_title=calling_ae_title)

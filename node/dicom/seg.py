@@ -18,14 +18,20 @@ from pydicom import Dataset, dcmwrite
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.core.model import TILE_STEP, Model, Profile
+from node.core.names import SOPInstanceUID
 from node.core.uids import ResultUIDs, derive_uid
+from node.core.verdict import Verdict
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, long_string, name_of, required, sr_code
+from node.dicom.planes import Plane, planes_of
 from node.dicom.seg_context import (
+    Caveat,
+    caveats_of,
     copy_context,
     describe_series,
     identify,
     profile_mark,
+    refer_to_predecessor,
     refer_to_source,
     set_character_set,
     set_times,
@@ -33,6 +39,7 @@ from node.dicom.seg_context import (
 )
 from node.dicom.seg_frames import (
     Frame,
+    SourcePlane,
     packed,
     per_frame_groups,
     set_dimensions,
@@ -40,6 +47,7 @@ from node.dicom.seg_frames import (
     write_as_it_is,
 )
 from node.dicom.series import SourceSeries
+from node.dicom.volumes import tolerance_mm
 
 RESEARCH_USE: Final = "Research use; not a medical device"
 ORIENTATION_ASSUMED: Final = "orientation assumed"
@@ -55,29 +63,44 @@ _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # P
 
 
 def encode(
-    label_map: LabelMap, model: Model, source: SourceSeries, uids: ResultUIDs, created_at: float
+    label_map: LabelMap,
+    model: Model,
+    source: SourceSeries,
+    uids: ResultUIDs,
+    created_at: float,
+    planes: Sequence[Plane] | None = None,
+    predecessor: SOPInstanceUID | None = None,
+    verdict: Verdict | None = None,
 ) -> Dataset:
-    """A BINARY Segmentation of the labels, each frame on the source Instance it lies on.
+    """A BINARY Segmentation of the labels, each frame on the source plane it lies on.
 
     Frames go by segment, then plane; empty ones are omitted, and so are Segments without a voxel.
     A LabelMap without any voxel becomes one empty frame for each Segment of the Model: "looked,
     and found nothing" is a result, and a Segmentation has at least one frame.
-    created_at: seconds since the epoch. Raises Fatal where the labels or the headers forbid it.
+    created_at: seconds since the epoch. planes: those of the source that the labels were made of;
+    all by default. predecessor: the Segmentation of fewer Instances that this one takes the place
+    of. verdict: how sure it is that the source is whole; said where it is less than proven.
+    Raises Fatal where the labels or the headers forbid it.
     """
-    instances = _in_slice_order(source, label_map)
+    sources = _in_slice_order(source, label_map, planes)
+    first = sources[0].instance
+    instances = list({id(one.instance): one.instance for one in sources}.values())
     segments, frames = _contents(label_map, model)
+    caveats = caveats_of(label_map.positions is not None, verdict)
     dataset = Dataset()
-    copy_context(dataset, instances[0])
-    identify(dataset, instances[0], uids)
-    describe_series(dataset, instances[0], model)
-    set_times(dataset, instances[0], created_at)
-    set_character_set(dataset, instances[0], words_of(model, segments))
+    copy_context(dataset, first)
+    identify(dataset, first, uids)
+    describe_series(dataset, first, model, caveats)
+    set_times(dataset, first, created_at)
+    set_character_set(dataset, first, words_of(model, segments))
     refer_to_source(dataset, instances)
+    if predecessor:
+        refer_to_predecessor(dataset, predecessor)
     _describe_image(dataset, label_map, model)
-    dataset.SegmentSequence = _descriptions(segments, model, uids)
+    dataset.SegmentSequence = _descriptions(segments, model, uids, caveats)
     set_dimensions(dataset, uids)
-    dataset.SharedFunctionalGroupsSequence = [shared_groups(instances[0], label_map)]
-    dataset.PerFrameFunctionalGroupsSequence = per_frame_groups(frames, instances)
+    dataset.SharedFunctionalGroupsSequence = [shared_groups(sources[0], label_map)]
+    dataset.PerFrameFunctionalGroupsSequence = per_frame_groups(frames, sources)
     dataset.NumberOfFrames = len(frames)
     bits = packed(label_map.array[f.slice_index] == f.label for f in frames)
     dataset.add_new("PixelData", "OB", bits)
@@ -92,27 +115,44 @@ def file_bytes(segmentation: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def _in_slice_order(source: SourceSeries, label_map: LabelMap) -> list[Dataset]:
-    """The Instance of each slice of the label map, found by its position. Raises Fatal."""
-    to_grid = np.linalg.inv(label_map.affine)
-    by_slice: dict[int, Dataset] = {}
-    for instance in source.instances:
-        _require_grid(instance, label_map)
-        position = np.asarray(required(instance, "ImagePositionPatient"), float)
-        index = round(float((to_grid @ [*position, 1.0])[0]))
+def _in_slice_order(
+    source: SourceSeries, label_map: LabelMap, planes: Sequence[Plane] | None
+) -> list[SourcePlane]:
+    """The plane of each slice of the label map, found by its position. Raises Fatal."""
+    by_uid = {str(required(one, "SOPInstanceUID")): one for one in source.instances}
+    if planes is None:
+        for instance in source.instances:
+            required(instance, "Rows")  # or it is no image, and has no planes
+        planes = [plane for instance in source.instances for plane in planes_of(instance)]
+    slices = label_map.slice_positions
+    allowed = tolerance_mm(float(np.linalg.norm(label_map.affine[:3, 0])))
+    by_slice: dict[int, SourcePlane] = {}
+    for plane in planes:
+        instance = by_uid[plane.sop_instance_uid]
+        _require_grid(plane, instance, label_map)
+        off = np.linalg.norm(slices - np.asarray(plane.position), axis=1)
+        index = int(np.argmin(off))
+        if not off[index] <= allowed:
+            raise Fatal(
+                f"{plane} lies {off[index]:.2f} mm off: the planes of the Series do not lie on the "
+                f"{len(slices)} slices of the label map"
+            )
         if index in by_slice:
-            raise Fatal(f"{name_of(by_slice[index])} and {name_of(instance)} lie on one slice")
-        by_slice[index] = instance
-    count = label_map.array.shape[0]
+            other = by_slice[index].instance
+            raise Fatal(f"{name_of(other)} and {name_of(instance)} lie on one slice")
+        by_slice[index] = SourcePlane(instance, plane.frame)
+    count = len(slices)
     if sorted(by_slice) != list(range(count)):
         raise Fatal(
-            f"the {len(by_slice)} Instances of the Series do not lie on the {count} slices "
+            f"the {len(by_slice)} planes of the Series do not lie on the {count} slices "
             "of the label map"
         )
     return [by_slice[index] for index in range(count)]
 
 
-def _require_grid(instance: Dataset, label_map: LabelMap) -> None:
+def _require_grid(plane: Plane, instance: Dataset, label_map: LabelMap) -> None:
+    if plane.position is None:
+        raise Fatal(f"{plane} has no ImagePositionPatient: a Segmentation cannot lie on it")
     shape = (required(instance, "Rows"), required(instance, "Columns"))
     if shape != label_map.array.shape[1:]:
         raise Fatal(
@@ -168,9 +208,9 @@ def _describe_image(dataset: Dataset, label_map: LabelMap, model: Model) -> None
 
 
 def _descriptions(
-    segments: Sequence[Segment], model: Model, uids: ResultUIDs
+    segments: Sequence[Segment], model: Model, uids: ResultUIDs, caveats: Sequence[Caveat]
 ) -> list[SegmentDescription]:
-    algorithm = _algorithm(model)
+    algorithm = _algorithm(model, caveats)
     return [
         _description(number, segment, model, uids, algorithm)
         for number, segment in enumerate(segments, start=1)
@@ -203,7 +243,7 @@ def _description(
     return description
 
 
-def _algorithm(model: Model) -> AlgorithmIdentificationSequence:
+def _algorithm(model: Model, caveats: Sequence[Caveat]) -> AlgorithmIdentificationSequence:
     """Which Model, and how it was run (PS3.3 10.16)."""
     previous, profile = model.previous_stage, model.profile
     return AlgorithmIdentificationSequence(
@@ -219,5 +259,6 @@ def _algorithm(model: Model) -> AlgorithmIdentificationSequence:
             "fingerprint": model.fingerprint,
             **({"previous stage": previous.configuration} if previous else {}),
             **({"profile": f"{profile}: {CHANGES[profile]}"} if profile in CHANGES else {}),
+            **{caveat.name: caveat.words for caveat in caveats},
         },
     )

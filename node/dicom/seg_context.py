@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,15 +11,18 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 
 from node import __version__
-from node.core.anatomy import Segment
+from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.core.model import Model, Profile
+from node.core.names import SOPInstanceUID
 from node.core.uids import ResultUIDs, derive_uid
-from node.dicom.elements import long_string, name_of, reference, required
+from node.core.verdict import Verdict
+from node.dicom.elements import code_item, long_string, name_of, reference, required
 from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 MANUFACTURER: Final = "Segnode"
 FIRST_SERIES_NUMBER: Final = 1000
+_TEMPORAL_PREDECESSOR = Code("121348", "DCM", "Temporal Predecessor")  # PS3.16 CID 7201
 _UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
 _LARGEST_INTEGER_STRING = 2**31 - 1
 
@@ -75,12 +79,38 @@ def identify(dataset: Dataset, instance: Dataset, uids: ResultUIDs) -> None:
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
-def describe_series(dataset: Dataset, instance: Dataset, model: Model) -> None:
+@dataclass(frozen=True)
+class Caveat:
+    """What a reader of the result must know. mark: in the Series Description. words: in full."""
+
+    name: str
+    words: str
+    mark: str
+
+
+def caveats_of(resampled: bool, verdict: Verdict | None) -> list[Caveat]:
+    """Of a result whose slices were resampled, or whose source is not proven to be whole."""
+    caveats = []
+    if resampled:
+        words = "onto a regular grid for the network; labels brought back to the source slices"
+        caveats.append(Caveat("resampled", words, " (resampled)"))
+    if verdict is not None and verdict is not Verdict.PROVEN:
+        mark = f" (whole: {verdict})"
+        caveats.append(Caveat("source whole", f"{verdict} when it was closed", mark))
+    return caveats
+
+
+def describe_series(
+    dataset: Dataset, instance: Dataset, model: Model, caveats: Sequence[Caveat] = ()
+) -> None:
     """General Series and General Equipment, PS3.3 C.7.3.1 and C.7.5.1: a Model is a device."""
     dataset.Modality = "SEG"
     dataset.SeriesNumber = _series_number(instance)
     dataset.InstanceNumber = 1
-    dataset.SeriesDescription = long_string(f"Segmentation: {model.title}", profile_mark(model))
+    dataset.SeriesDescription = long_string(
+        f"Segmentation: {model.title}",
+        profile_mark(model) + "".join(caveat.mark for caveat in caveats),
+    )
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions = __version__
@@ -142,3 +172,12 @@ def refer_to_source(dataset: Dataset, instances: Sequence[Dataset]) -> None:
     series.ReferencedInstanceSequence = [reference(instance) for instance in instances]
     dataset.ReferencedSeriesSequence = [series]
     dataset.SourceImageSequence = [reference(instance) for instance in instances]
+
+
+def refer_to_predecessor(dataset: Dataset, predecessor: SOPInstanceUID) -> None:
+    """Referenced Image Sequence (PS3.3 C.12.4) with the purpose Temporal Predecessor (CID 7201)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = SegmentationStorage
+    item.ReferencedSOPInstanceUID = predecessor
+    item.PurposeOfReferenceCodeSequence = [code_item(_TEMPORAL_PREDECESSOR)]
+    dataset.ReferencedImageSequence = [item]

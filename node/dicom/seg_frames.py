@@ -18,7 +18,7 @@ from pydicom.valuerep import DSfloat
 from node.core.anatomy import Code
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.volume import LabelMap
-from node.dicom.elements import code_item, reference, required
+from node.dicom.elements import code_item, reference, stated
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
@@ -53,26 +53,53 @@ def _dimension(organization: Dataset, group: str, keyword: str) -> Dataset:
     return dimension
 
 
-def shared_groups(instance: Dataset, label_map: LabelMap) -> Dataset:
-    """Orientation and spacing of all frames, as the first Instance states them."""
-    orientation = Dataset()
-    orientation.ImageOrientationPatient = required(instance, "ImageOrientationPatient")
-    measures = Dataset()
-    measures.PixelSpacing = required(instance, "PixelSpacing")
-    slice_spacing = float(np.linalg.norm(label_map.affine[:3, 0]))
-    measures.SpacingBetweenSlices = DSfloat(slice_spacing, auto_format=True)
-    measures.SliceThickness = DSfloat(slice_spacing, auto_format=True)  # of the result: no gaps
+@dataclass(frozen=True, eq=False)
+class SourcePlane:
+    """What a slice of labels lies on. frame: 1 to n of a multi-frame Instance."""
+
+    instance: Dataset
+    frame: int | None
+
+    def stated(self, group: str, keyword: str) -> DataElement:
+        """An element of the plane, as the source states it. Raises Fatal."""
+        return stated(self.instance, self.frame, group, keyword)
+
+
+def shared_groups(plane: SourcePlane, label_map: LabelMap) -> Dataset:
+    """Orientation and spacing of all frames, as the first plane states them."""
+    orientation, measures = Dataset(), Dataset()
+    orientation.add(plane.stated("PlaneOrientationSequence", "ImageOrientationPatient"))
+    measures.add(plane.stated("PixelMeasuresSequence", "PixelSpacing"))
+    between, thickness = _slice_spacing_mm(label_map)
+    if between is not None:
+        measures.SpacingBetweenSlices = DSfloat(between, auto_format=True)
+    measures.SliceThickness = DSfloat(thickness, auto_format=True)  # of the result: no gaps
     shared = Dataset()
     shared.PlaneOrientationSequence = [orientation]
     shared.PixelMeasuresSequence = [measures]
     return shared
 
 
-def per_frame_groups(frames: Sequence[Frame], instances: Sequence[Dataset]) -> list[Dataset]:
+def _slice_spacing_mm(label_map: LabelMap) -> tuple[float | None, float]:
+    """Spacing Between Slices, along the normal (PS3.3 C.7.6.16.2.1), and a thickness.
+
+    Unevenly spaced slices have no such spacing; the closest two of them say how thick they are.
+    """
+    if label_map.positions is None:
+        spacing = float(np.linalg.norm(label_map.affine[:3, 0]))
+        return spacing, spacing
+    normal = np.cross(label_map.affine[:3, 2], label_map.affine[:3, 1])
+    gaps = np.abs(np.diff(label_map.positions @ (normal / np.linalg.norm(normal))))
+    mean = float(gaps.mean())
+    even = bool((np.abs(gaps - mean) <= max(0.01 * mean, 0.02)).all())
+    return (mean if even else None), (mean if even else float(gaps.min()))
+
+
+def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourcePlane]) -> list[Dataset]:
     """The Per-Frame Functional Groups, PS3.3 A.51.5: which Segment, which plane."""
     slices = sorted({frame.slice_index for frame in frames})
     order = {index: place for place, index in enumerate(slices, start=1)}
-    planes = {index: _plane_groups(instances[index]) for index in slices}
+    planes = {index: _plane_groups(sources[index]) for index in slices}
     groups = []
     for frame in frames:
         content, segment, item = Dataset(), Dataset(), Dataset()
@@ -87,14 +114,16 @@ def per_frame_groups(frames: Sequence[Frame], instances: Sequence[Dataset]) -> l
     return groups
 
 
-def _plane_groups(instance: Dataset) -> list[DataElement | RawDataElement]:
+def _plane_groups(source: SourcePlane) -> list[DataElement | RawDataElement]:
     """Where a plane lies and which Instance it was made from: viewers match frames by both.
 
     As bytes: encoded once for the frames of all Segments there, 1 ms each time.
     """
     position, derivation, groups = Dataset(), Dataset(), Dataset()
-    position.ImagePositionPatient = required(instance, "ImagePositionPatient")
-    origin = reference(instance)
+    position.add(source.stated("PlanePositionSequence", "ImagePositionPatient"))
+    origin = reference(source.instance)
+    if source.frame is not None:
+        origin.ReferencedFrameNumber = source.frame
     origin.SpatialLocationsPreserved = "YES"
     origin.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
     derivation.SourceImageSequence = [origin]

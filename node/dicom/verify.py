@@ -17,12 +17,14 @@ from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.core.model import Model, Profile
 from node.core.volume import LabelMap
-from node.dicom.assemble import SPACING_TOLERANCE, SPACING_TOLERANCE_MM
+from node.dicom.planes import Plane
 from node.dicom.series import SourceSeries
+from node.dicom.volumes import tolerance_mm
 
 POSITION_TOLERANCE_MM = 0.01
 
 Vector = NDArray[np.float64]
+Origin = tuple[str, int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,32 +32,41 @@ class Frame:
     """One plane of one Segment, as the Segmentation states it.
 
     number: 1 to n. position: centre of the first voxel, LPS mm. sources: the SOP Instance UIDs it
-    was derived from. mask: (row, column).
+    was derived from, with the frame of a multi-frame one. mask: (row, column).
     """
 
     number: int
     segment_number: int
     position: Vector
-    sources: tuple[str, ...]
+    sources: tuple[Origin, ...]
     mask: NDArray[np.bool_]
 
     def __str__(self) -> str:
         return f"frame {self.number} (Segment {self.segment_number})"
 
 
-def verify(segmentation: bytes, against: LabelMap, model: Model, source: SourceSeries) -> None:
-    """Whether the file says exactly what the label map says, on the grid of the source Series.
+def verify(
+    segmentation: bytes,
+    against: LabelMap,
+    model: Model,
+    source: SourceSeries,
+    planes: Sequence[Plane] | None = None,
+) -> None:
+    """Whether the file says exactly what the label map says, on the planes of the source Series.
 
-    Every voxel must agree, every frame must lie within 0.01 mm of the Instance it refers to.
+    Every voxel must agree, every frame must lie within 0.01 mm of the source plane it refers to.
+    planes: those the labels were made of; all of the source by default.
     Raises Fatal saying which Segment, frame or voxel is wrong: a bug of ours.
     """
     dataset = _read(segmentation)
     try:
-        _require_identity(dataset, against, source)
+        wanted = None if planes is None else {(p.sop_instance_uid, p.frame) for p in planes}
+        positions = _source_positions(source, wanted)
+        _require_identity(dataset, against, source, positions)
         segments = _require_segments(dataset, against, model)
         _require_profile(dataset, model.profile)
         _require_grid(dataset, against)
-        _require_equal(_painted(dataset, against, segments, source), against)
+        _require_equal(_painted(dataset, against, segments, positions), against)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _wrong(f"it lacks what a Segmentation must have: {error!r}") from error
 
@@ -103,10 +114,32 @@ def _group(groups: Dataset, shared: Dataset, keyword: str) -> Dataset:
     return item
 
 
-def _sources(groups: Dataset) -> Iterator[str]:
+def _sources(groups: Dataset) -> Iterator[Origin]:
     for derivation in groups.DerivationImageSequence:
         for image in derivation.SourceImageSequence:
-            yield str(image.ReferencedSOPInstanceUID)
+            number = image.get("ReferencedFrameNumber")
+            yield str(image.ReferencedSOPInstanceUID), None if number is None else int(number)
+
+
+def _source_positions(source: SourceSeries, wanted: set[Origin] | None) -> dict[Origin, Vector]:
+    """Where each plane of the source lies, LPS mm, as its header states it."""
+    positions = {}
+    for instance in source.instances:
+        uid = str(instance.SOPInstanceUID)
+        frames = instance.get("PerFrameFunctionalGroupsSequence")
+        if frames is None:
+            places: dict[Origin, Dataset] = {(uid, None): instance}
+        else:
+            shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+            places = {
+                (uid, number): _group(groups, shared, "PlanePositionSequence")
+                for number, groups in enumerate(frames, start=1)
+                if wanted is None or (uid, number) in wanted
+            }
+        for origin, place in places.items():
+            if wanted is None or origin in wanted:
+                positions[origin] = np.asarray(place.ImagePositionPatient, float)
+    return positions
 
 
 def _pixel_data(segmentation: Dataset, size: int) -> NDArray[np.uint8]:
@@ -129,9 +162,15 @@ def _bits(data: NDArray[np.uint8], first: int, count: int) -> NDArray[np.bool_]:
     return np.unpackbits(packed, bitorder="little")[first % 8 :][:count].astype(np.bool_)
 
 
-def _require_identity(dataset: Dataset, against: LabelMap, source: SourceSeries) -> None:
+def _require_identity(
+    dataset: Dataset,
+    against: LabelMap,
+    source: SourceSeries,
+    positions: Mapping[Origin, Vector],
+) -> None:
     """Same patient, study, Series and Frame of Reference; no reference to anything else."""
-    first = source.instances[0]
+    known = {uid for uid, _ in positions}
+    first = next(one for one in source.instances if one.SOPInstanceUID in known)
     for keyword in ("PatientID", "PatientName"):
         if str(dataset.get(keyword) or "").strip() != str(first.get(keyword) or "").strip():
             raise _wrong(f"its {keyword} is not the source's")  # and no name goes to the log
@@ -150,7 +189,6 @@ def _require_identity(dataset: Dataset, against: LabelMap, source: SourceSeries)
     for name, (found, expected) in stated.items():
         if found != expected:
             raise _wrong(f"its {name} is {found}, not {expected}")
-    known = {instance.SOPInstanceUID for instance in source.instances}
     for reference in (*series.ReferencedInstanceSequence, *dataset.SourceImageSequence):
         if reference.ReferencedSOPInstanceUID not in known:
             raise _wrong(f"{reference.ReferencedSOPInstanceUID} is not in the source Series")
@@ -229,7 +267,10 @@ def _require_grid(dataset: Dataset, against: LabelMap) -> None:
     cosines = np.asarray(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
     row_spacing, column_spacing = (float(value) for value in measures.PixelSpacing)
     slice_axis = against.affine[:3, 0]
-    along_slices = slice_axis / np.linalg.norm(slice_axis) * float(measures.SpacingBetweenSlices)
+    along_slices = slice_axis  # of slices that have places of their own each frame is checked
+    if against.positions is None:
+        unit = slice_axis / np.linalg.norm(slice_axis)
+        along_slices = unit * float(measures.SpacingBetweenSlices)
     steps = np.stack([along_slices, cosines[3:] * row_spacing, cosines[:3] * column_spacing], 1)
     counts = np.maximum(np.asarray(against.array.shape) - 1, 1)
     off = np.linalg.norm((steps - against.affine[:3, :3]) * counts, axis=0)
@@ -241,13 +282,12 @@ def _require_grid(dataset: Dataset, against: LabelMap) -> None:
 
 
 def _painted(
-    dataset: Dataset, against: LabelMap, segments: Mapping[int, Segment], source: SourceSeries
+    dataset: Dataset,
+    against: LabelMap,
+    segments: Mapping[int, Segment],
+    positions: Mapping[Origin, Vector],
 ) -> NDArray[np.generic]:
     """Labels as the frames state them, in the label map's grid. Raises Fatal."""
-    positions = {
-        str(instance.SOPInstanceUID): np.asarray(instance.ImagePositionPatient, float)
-        for instance in source.instances
-    }
     painted = np.zeros_like(against.array)
     seen = set()
     for frame in frames(dataset):
@@ -262,25 +302,27 @@ def _painted(
     return painted
 
 
-def _require_on_source(frame: Frame, positions: Mapping[str, Vector]) -> None:
+def _require_on_source(frame: Frame, positions: Mapping[Origin, Vector]) -> None:
     if not frame.sources:
         raise _wrong(f"{frame} does not say which Instance it was derived from")
-    for uid in frame.sources:
-        if uid not in positions:
-            raise _wrong(f"{frame} refers to {uid}, which is not in the source Series")
-        off = float(np.linalg.norm(frame.position - positions[uid]))
+    for origin in frame.sources:
+        uid, number = origin
+        name = uid if number is None else f"frame {number} of {uid}"
+        if origin not in positions:
+            raise _wrong(f"{frame} refers to {name}, which is not in the source Series")
+        off = float(np.linalg.norm(frame.position - positions[origin]))
         if not off <= POSITION_TOLERANCE_MM:
-            raise _wrong(f"{frame} lies {off:.3f} mm off {uid}, from which it was derived")
+            raise _wrong(f"{frame} lies {off:.3f} mm off {name}, from which it was derived")
 
 
 def _slice_index(frame: Frame, against: LabelMap) -> int:
     """The slice of the label map where the frame lies; as far off as a source slice may lie."""
-    index = round(float((np.linalg.inv(against.affine) @ [*frame.position, 1.0])[0]))
-    off = float(np.linalg.norm(frame.position - (against.affine @ [index, 0, 0, 1])[:3]))
+    off = np.linalg.norm(against.slice_positions - frame.position, axis=1)
+    index = int(np.argmin(off))
     spacing = float(np.linalg.norm(against.affine[:3, 0]))
-    near = off <= max(SPACING_TOLERANCE * spacing, SPACING_TOLERANCE_MM)
-    if not near or not 0 <= index < against.array.shape[0]:
-        raise _wrong(f"{frame} lies {off:.3f} mm off slice {index} of the label map")
+    allowed = POSITION_TOLERANCE_MM if against.positions is not None else tolerance_mm(spacing)
+    if not off[index] <= allowed:
+        raise _wrong(f"{frame} lies {off[index]:.3f} mm off slice {index} of the label map")
     return index
 
 

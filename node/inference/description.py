@@ -49,6 +49,7 @@ class InputSection(Section):
     min_slices: int = Field(1, ge=1)
     spacing_mm: SpacingSection = SpacingSection()
     max_extent_mm: float | None = Field(None, gt=0)
+    resample: bool = False
 
     def rules(self) -> InputRules:
         return InputRules(
@@ -57,6 +58,7 @@ class InputSection(Section):
             min_spacing_mm=self.spacing_mm.min,
             max_spacing_mm=self.spacing_mm.max,
             max_extent_mm=self.max_extent_mm,
+            resample=self.resample,
         )
 
 

@@ -16,9 +16,10 @@ from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Segmenter, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.inference import devices, environment
-from node.inference.child import Child
-from node.inference.worker import Settings
+from node.inference.worker.child import Child
+from node.inference.worker.main import Settings
 
+_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # between deaths in a row
 _LOAD_SECONDS = 600.0  # a worker that replaces a dead one must be ready by then
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ class WorkerEngine:
 
     device: "auto" takes every GPU that is there, else the CPU. workers: per device.
     timeout_seconds bounds each of the three steps of a request, heartbeat_seconds a worker's
-    silence. memory_bytes: what the models of one worker may hold at rest; 0: what the device has.
+    silence. memory_bytes: what the models of one worker may hold at rest, as in Settings.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class WorkerEngine:
         settings = Settings("", shared, backend, cache, memory_bytes)
         self._posts = [_Post(replace(settings, device=name)) for name in names]
         self._change = threading.Lock()  # guards _posts and _stopped; held only for moments
-        self._stopped = True
+        self._stopped = threading.Event()
+        self._stopped.set()
 
     @property
     def workers(self) -> int:
@@ -68,7 +70,7 @@ class WorkerEngine:
     def start(self) -> None:
         """Starts the worker processes; they load in the background. Raises Temporary."""
         with self._change:
-            self._stopped = False
+            self._stopped.clear()
             self._fill_posts()
 
     def wait_ready(self, timeout: float) -> dict[str, float]:
@@ -104,7 +106,7 @@ class WorkerEngine:
     def stop(self) -> None:
         """Ends the worker processes within 2 s, whatever they are doing."""
         with self._change:
-            self._stopped = True
+            self._stopped.set()
             children = [post.child for post in self._posts if post.child is not None]
             for post in self._posts:
                 post.child = None
@@ -127,7 +129,7 @@ class WorkerEngine:
 
     def _fill_posts(self) -> None:
         """Starts a process at each post that has none alive. The caller holds the lock."""
-        if self._stopped:
+        if self._stopped.is_set():
             raise Temporary("the worker is stopped")
         for post in self._posts:
             if post.child is None or not post.child.alive:
@@ -145,10 +147,28 @@ class WorkerEngine:
         """The next request shall not have to wait for a whole start.
 
         What never became ready is started again by the next request only, or it would be for ever.
+        Runs in the dead one's thread, which may wait.
         """
-        if dead.ready:
-            with self._change, contextlib.suppress(Temporary):  # stopped, or tried again later
-                self._fill_posts()
+        if not dead.ready or self._stopped.wait(self._pause_after(dead)):
+            return
+        with self._change, contextlib.suppress(Temporary):  # stopped, or tried again later
+            self._fill_posts()
+
+    def _pause_after(self, dead: Child) -> float:
+        """Seconds: none after a death that came alone, then more with each one that follows."""
+        with self._change:
+            post = next((post for post in self._posts if post.child is dead), None)
+            if post is None:
+                return 0.0
+            post.deaths = 0 if dead.did_well else post.deaths + 1
+            if post.deaths < 2:
+                return 0.0
+            pause = _PAUSES_SECONDS[min(post.deaths - 2, len(_PAUSES_SECONDS) - 1)]
+        log.warning(
+            "worker dies again and again; started again after a pause, or for the next job",
+            pid=dead.pid, deaths=post.deaths, pause_seconds=pause,
+        )  # fmt: skip
+        return pause
 
 
 def _burden(child: Child, model: Model) -> tuple[bool, int, bool]:
@@ -158,10 +178,14 @@ def _burden(child: Child, model: Model) -> tuple[bool, int, bool]:
 
 @dataclass
 class _Post:
-    """A place for one worker, and the process that is there now."""
+    """A place for one worker, and the process that is there now.
+
+    deaths: of workers here, one after the other, that were ready and did not do well.
+    """
 
     settings: Settings
     child: Child | None = None
+    deaths: int = 0
 
 
 class InProcessEngine:

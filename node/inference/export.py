@@ -37,17 +37,28 @@ class Span:
 def export(logits: torch.Tensor, case: Case, rule: Rule, heads: Heads, crew: Crew) -> torch.Tensor:
     """Labels of the whole Volume, uint8 or int16, on the CPU, in the plans' axis order.
 
-    logits: half precision (head, slice, row, column). Raises Fatal where they are not all finite.
+    logits: half precision (head, slice, row, column). Raises Fatal where they are not all finite,
+    ValueError where they lie on another grid than the case.
     """
     dtype = torch.int16 if heads.needs_16_bits else torch.uint8
     labels = torch.zeros(case.shape, dtype=dtype)
     inside = labels[case.box]
+    _require_one_grid(logits, case.to_source, inside)
     rounds = rule.function == SPLINE
     if case.to_source.is_local:
         _Blocks(logits, case.to_source, rounds, heads, inside).run(crew)
     else:
         _head_by_head(logits, case.to_source, heads, inside)
     return labels
+
+
+def _require_one_grid(logits: torch.Tensor, to_source: Resampling, crop: torch.Tensor) -> None:
+    """Blocks of another grid would fill the crop in part, and nobody would see it."""
+    before, after = tuple(logits.shape[1:]), to_source.new_shape
+    if before != to_source.old_shape:
+        raise ValueError(f"logits of {before} voxels, not {to_source.old_shape}")
+    if after != crop.shape:
+        raise ValueError(f"logits of {after} voxels for a crop of {tuple(crop.shape)}")
 
 
 class _Blocks:

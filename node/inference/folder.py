@@ -25,9 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ConfigError naming the file."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(tree, ensure_ascii=False).encode()  # half a character (\ud800) is no text
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: is not a JSON object")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from node.core.anatomy import TISSUE, Segment
-from node.core.config import did_you_mean
 from node.core.errors import ConfigError
+from node.core.suggest import did_you_mean
 from node.inference.description import SegmentSection
 
 _NO_SEGMENT = ("background", "ignore")

@@ -23,6 +23,7 @@ from torch import nn
 
 from node.core.errors import ConfigError
 from node.inference.checkpoint import SAFETENSORS, read_metadata
+from node.inference.out_of_memory import is_out_of_memory
 
 _ALLOWED_PACKAGES = ("dynamic_network_architectures.", "torch.nn.")
 _U_NETS = "dynamic_network_architectures.architectures.unet"
@@ -57,6 +58,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "code while it is read; take the checkpoint from someone you trust"
         ) from error
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"{path}: is not a readable nnU-Net v2 checkpoint: {error}") from error
 
 
@@ -118,9 +121,11 @@ def build_network(
         network: nn.Module = get_network_from_plans(
             name, arguments, imported, channels, heads, False, _deep_supervision(name)
         )
-    except (ConfigError, MemoryError):
+    except ConfigError:
         raise
     except Exception as error:  # the plans' arguments reach other people's constructors
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"{plans_path}: describes no network: {error!r}") from error
     return network.eval()
 
@@ -165,4 +170,6 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None
     try:
         network.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(f"{path}: does not fit the network in plans.json: {error}") from error

@@ -127,14 +127,16 @@ def _plan(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> Pl
         raise ConfigError(
             f'"label_manager": {manager} is not known here: it may number labels its own way'
         )
+    image_rule, logits_rule = _rule(settings, "data"), _rule(settings, "probabilities")
+    _require_way_back(image_rule, logits_rule)
     return Plan(
         patch_size=tuple(int(size) for size in settings["patch_size"]),
         spacing_mm=tuple(float(mm) for mm in settings["spacing"]),
         transpose_forward=_axes(plans["transpose_forward"]),
         transpose_backward=_axes(plans["transpose_backward"]),
         normalizations=_normalizations(plans, settings, channels),
-        image_rule=_rule(settings, "data"),
-        logits_rule=_rule(settings, "probabilities"),
+        image_rule=image_rule,
+        logits_rule=logits_rule,
         architecture=settings.get("architecture") or _older_architecture(settings),
         heads=_heads(dataset),
         channels=channels,
@@ -187,6 +189,16 @@ def _rule(settings: Mapping[str, Any], what: str) -> Rule:
         force_separate_z=arguments.get("force_separate_z", None if name == TRILINEAR else False),
         anisotropy_threshold=float(arguments.get("separate_z_anisotropy_threshold", 3.0)),
     )
+
+
+def _require_way_back(image_rule: Rule, logits_rule: Rule) -> None:
+    """Unchanged images need no way back; others do, or the labels lie on the network's grid."""
+    if logits_rule.function == UNCHANGED != image_rule.function:
+        raise ConfigError(
+            f'"resampling_fn_probabilities": images are resampled and logits are not ({UNCHANGED}'
+            "): the labels would lie on another grid than the images; take the plans that the "
+            "model was trained with"
+        )
 
 
 def _heads(dataset: Mapping[str, Any]) -> Heads:

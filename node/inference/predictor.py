@@ -1,6 +1,6 @@
 """A preprocessed case through a model's networks: tiles, mirrors, folds; one tensor of logits."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ import torch
 
 from node.core.model import TILE_STEP, Profile, Progress, Tell
 from node.inference.backends import Network
-from node.inference.messages import is_out_of_memory
+from node.inference.out_of_memory import is_out_of_memory
 from node.inference.plans import Plan
 from node.inference.preprocess import Case
 from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles
@@ -63,8 +63,7 @@ class Predictor:
         On the networks' device, or on the CPU where that has no room. Raises torch's
         OutOfMemoryError or MemoryError where nothing has, and what `tell` raises.
         """
-        movable = all(hasattr(network, "on_cpu") for network in self._networks)
-        possible = ways(self._networks[0].device, self._batch, movable=movable)
+        possible = ways(self._networks[0].device, self._batch)
         for way, frugal in zip(possible, [*possible[1:], None], strict=True):
             try:
                 return self._all_folds(case, way, tell)
@@ -90,7 +89,7 @@ class Predictor:
 
     def _one_fold(self, network: Network, case: Case, way: Way, tell: Tell) -> torch.Tensor:
         if way.on_cpu:
-            network = _moved(network)
+            network = network.on_cpu()
         image, inside = pad(case.image.to(way.results), self._plan.patch_size)
         places = tiles(image.shape[1:], self._plan.patch_size, self._step)
         shown = list(not_air(image, places, case.air)) if self._skips_air else places
@@ -130,17 +129,13 @@ class Predictor:
         return [first, *[-1.0] * (heads.count - 1)]
 
 
-def ways(device: torch.device, batch: int, *, movable: bool) -> list[Way]:
-    """How a case may be run, the usual way first; every case begins with that one.
-
-    movable: whether the networks can be copied to the CPU.
-    """
+def ways(device: torch.device, batch: int) -> list[Way]:
+    """How a case may be run, the usual way first; every case begins with that one."""
     batches = sorted({batch, 1}, reverse=True)
-    if device.type == "cpu":
-        return [Way(number, _CPU) for number in batches]
     on_device = [Way(number, device) for number in batches]
-    last = [Way(1, _CPU, on_cpu=True)] if movable else []
-    return [*on_device, Way(1, _CPU), *last]
+    if device.type == "cpu":
+        return on_device
+    return [*on_device, Way(1, _CPU), Way(1, _CPU, on_cpu=True)]
 
 
 def _part(tell: Tell, number: int, count: int) -> Tell:
@@ -150,11 +145,6 @@ def _part(tell: Tell, number: int, count: int) -> Tell:
         tell(Progress((number + progress.done) / count, progress.note))
 
     return tell_part
-
-
-def _moved(network: Network) -> Network:
-    on_cpu: Callable[[], Network] = network.on_cpu  # type: ignore[attr-defined]
-    return on_cpu()
 
 
 def _free_cached_memory() -> None:

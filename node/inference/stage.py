@@ -21,8 +21,8 @@ from node.inference.backends.torch_network import TorchNetwork
 from node.inference.crew import Crew
 from node.inference.export import export
 from node.inference.folder import PLANS, checkpoint_path
-from node.inference.messages import is_out_of_memory
 from node.inference.network import Checkpoint, build_network, load_weights, read_checkpoint
+from node.inference.out_of_memory import is_out_of_memory
 from node.inference.plans import Plan, read_plan
 from node.inference.predictor import Predictor
 from node.inference.preprocess import Case, preprocess
@@ -122,6 +122,8 @@ def _networks(
         except ConfigError:
             raise
         except Exception as error:  # the converter raises whatever it likes
+            if is_out_of_memory(error):
+                raise
             if backend == "openvino":
                 raise ConfigError(f"{model.folder}: OpenVINO cannot run it: {error}") from error
             log.warning("OpenVINO cannot run the model; torch does", model=model.name, error=error)

@@ -43,7 +43,7 @@ class DeliveryStore:
             connection.execute(
                 update(delivery)
                 .where(delivery.c.id == row.id)
-                .values(attempts=delivery.c.attempts + 1)
+                .values(attempts=delivery.c.attempts + 1, tried_at=now)
             )
             taken = next(d for d in select_deliveries(connection, row.job_id) if d.id == row.id)
             return select_jobs(connection, job.c.id == row.job_id)[0], taken
@@ -52,9 +52,7 @@ class DeliveryStore:
         """The node stops before the Peer answered: the attempt does not count."""
         with self._writing.begin() as connection:
             connection.execute(
-                update(delivery)
-                .where(delivery.c.id == taken.id, _OPEN)
-                .values(attempts=delivery.c.attempts - 1)
+                update(delivery).where(_still(taken)).values(attempts=delivery.c.attempts - 1)
             )
 
     def delivered(self, taken: Delivery, answer: str, now: float) -> Job | None:
@@ -83,9 +81,7 @@ class DeliveryStore:
         """The Peer may take it later."""
         with self._writing.begin() as connection:
             connection.execute(
-                update(delivery)
-                .where(delivery.c.id == taken.id, _OPEN)
-                .values(not_before=not_before, answer=answer)
+                update(delivery).where(_still(taken)).values(not_before=not_before, answer=answer)
             )
             log_event(connection, taken.job_id, now, "RETRY", None, None, f"{taken.peer}: {answer}")
 
@@ -93,12 +89,9 @@ class DeliveryStore:
         self, taken: Delivery, values: dict[str, object], now: float, event: str
     ) -> Job | None:
         with self._writing.begin() as connection:
-            (current,) = select_jobs(connection, job.c.id == taken.job_id)
-            if current.state is not JobState.SEGMENTED:  # cancelled or run again meanwhile
+            settled = connection.execute(update(delivery).where(_still(taken)).values(values))
+            if settled.rowcount == 0:  # it was started anew meanwhile: this answer is of before
                 return None
-            connection.execute(
-                update(delivery).where(delivery.c.id == taken.id, _OPEN).values(values)
-            )
             detail = f"{taken.peer}: {values['answer']}"
             log_event(connection, taken.job_id, now, event, None, None, detail)
             return self._finish(connection, taken.job_id, now)
@@ -113,3 +106,12 @@ class DeliveryStore:
         event = JobEvent.FAIL if failed else JobEvent.DELIVER
         reason = "; ".join(f"{d.peer}: {d.answer}" for d in failed) or None
         return transition(connection, job_id, current.state, event, now, reason)
+
+
+def _still(taken: Delivery) -> ColumnElement[bool]:
+    """The attempt that was taken is the Delivery's present one.
+
+    Running or sending a Job again sets the attempts back to 0 (see JobStore), and one lane alone
+    takes the Deliveries of a Peer: an attempt of before never has the number of one after.
+    """
+    return and_(delivery.c.id == taken.id, delivery.c.attempts == taken.attempts, _OPEN)

@@ -1,16 +1,19 @@
 """Jobs. Each change is a guarded UPDATE and a row in job_event."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, and_, select, update
 
-from node.core.errors import StaleState
+from node.core.errors import Fatal, StaleState
 from node.core.job import Delivery, Job, JobEvent, JobState, LoggedEvent
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.store.database import writing
+from node.store.orders import REFUSED
 from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
-from node.store.tables import delivery, job, job_event
+from node.store.tables import delivery, job, job_event, job_series, series
+
+SEND_ANEW = "take it from a Peer that has it; a Job that is not DELIVERED can be run again"
 
 
 class JobStore:
@@ -57,11 +60,32 @@ class JobStore:
         with self._engine.connect() as connection:
             return select_deliveries(connection, job_id)
 
+    def deliveries_of(self, ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Delivery]]:
+        """The Deliveries of several Jobs by Job."""
+        with self._engine.connect() as connection:
+            found = select_deliveries(connection, *ids)
+        return {job_id: [one for one in found if one.job_id == job_id] for job_id in ids}
+
+    def predecessor(self, superseding: Job) -> Job | None:
+        """The latest Job before this one whose result a Peer may have; None where there is none."""
+        seen = {superseding.id}
+        with self._engine.connect() as connection:
+            earlier = superseding.supersedes
+            while earlier is not None and earlier not in seen:
+                seen.add(earlier)
+                (one,) = select_jobs(connection, job.c.id == earlier)
+                if any(d.tried_at is not None for d in select_deliveries(connection, one.id)):
+                    return one
+                earlier = one.supersedes
+        return None
+
     # -- lane 1: QUEUED → SEGMENTED
 
     def take_queued(self, now: float, leave_out: Collection[JobId] = ()) -> Job | None:
-        """The Job that is due the longest, with its attempt counted before the work begins.
+        """The due Job of the highest priority; of several the one that is due the longest.
 
+        Its attempt is counted before the work begins. A Job that pauses before its next attempt
+        is not due and lets those of lower priority go first.
         leave_out: those that this process works on. They stay QUEUED, so a crash loses none.
         """
         with self._writing.begin() as connection:
@@ -153,8 +177,14 @@ class JobStore:
     # -- on request
 
     def rerun(self, job_id: JobId, state: JobState, now: float) -> Job:
-        """FAILED, REJECTED or CANCELLED back to QUEUED, with attempts and Deliveries anew."""
+        """FAILED, REJECTED or CANCELLED back to QUEUED, with attempts and Deliveries anew.
+
+        Raises Fatal for a Job that cannot run: it was refused for want of a Series, or the files
+        of one are deleted.
+        """
         with self._writing.begin() as connection:
+            _require_all_series(connection, job_id)
+            _require_files(connection, job_id)
             moved = transition(connection, job_id, state, JobEvent.RERUN, now)
             _reset_deliveries(connection, job_id, now, only_failed=False)
             return moved
@@ -171,9 +201,35 @@ class JobStore:
                 waiting = and_(waiting, delivery.c.failed_at.is_(None))
                 connection.execute(update(delivery).where(waiting).values(not_before=now))
                 return select_jobs(connection, job.c.id == job_id)[0]
+            (finished,) = select_jobs(connection, job.c.id == job_id)
+            if finished.purged_at is not None:
+                raise Fatal(f"the result files of Job {job_id} are deleted; {SEND_ANEW}")
             moved = transition(connection, job_id, state, JobEvent.RESEND, now)
             _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
             return moved
+
+
+def _require_all_series(connection: Connection, job_id: JobId) -> None:
+    first = select(job_event.c.event).where(job_event.c.job_id == job_id).order_by(job_event.c.id)
+    if connection.scalar(first.limit(1)) == REFUSED:
+        raise Fatal(
+            f"Job {job_id} never had a Series for each channel; segnode jobs rerun SERIES_UID "
+            "lets one of its Series be routed again and wait anew"
+        )
+
+
+def _require_files(connection: Connection, job_id: JobId) -> None:
+    gone = connection.scalar(
+        select(series.c.series_instance_uid)
+        .join(job_series, job_series.c.series_instance_uid == series.c.series_instance_uid)
+        .where(job_series.c.job_id == job_id, series.c.purged_at.is_not(None))
+        .limit(1)
+    )
+    if gone is not None:
+        raise Fatal(
+            f"the instance files of Series {gone} are deleted (see segnode jobs explain {gone}); "
+            f"send it again, then segnode jobs rerun {job_id}"
+        )
 
 
 def _reset_deliveries(

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from node.core.job import Job, JobState
-from node.core.names import SeriesInstanceUID
+from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
+from node.core.verdict import Verdict
 from node.store.rows import jobs_of_series, log_event, select_jobs
 from node.store.tables import delivery, job, job_series
+
+REFUSED = "REFUSE"  # the first event of a Job that never had all its Series
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,23 @@ class JobOrder:
     input_fingerprint: str
     result_uids: ResultUIDs
     peers: tuple[str, ...]
+    priority: int = 0
+    verdict: Verdict | None = None
 
 
-def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | None:
-    """A new QUEUED Job with its Deliveries; None where this very input has its Job already."""
+def insert_job(
+    connection: Connection, order: JobOrder, now: float, refusal: str | None = None
+) -> Job | None:
+    """A new QUEUED Job with its Deliveries; None where this very input has its Job already.
+
+    With `refusal` it is REJECTED from the first, for that reason: it never had all its Series.
+    """
     known = select(job.c.id).where(
         job.c.model == order.model, job.c.input_fingerprint == order.input_fingerprint
     )
     if connection.scalar(known) is not None:
         return None
-    earlier = [
-        j
-        for j in jobs_of_series(connection, order.series_instance_uids[0])
-        if j.model == order.model
-    ]
+    state = JobState.QUEUED if refusal is None else JobState.REJECTED
     job_id = connection.execute(
         insert(job)
         .returning(job.c.id)
@@ -46,11 +52,14 @@ def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | Non
             input_fingerprint=order.input_fingerprint,
             result_series_uid=order.result_uids.series_instance_uid,
             result_sop_uid=order.result_uids.sop_instance_uid,
-            state=JobState.QUEUED,
+            state=state,
+            reason=refusal,
             not_before=now,
             created_at=now,
             updated_at=now,
-            supersedes=earlier[0].id if earlier else None,
+            priority=order.priority,
+            verdict=order.verdict,
+            supersedes=_predecessor(connection, order),
         )
     ).scalar_one()
     connection.execute(
@@ -60,9 +69,26 @@ def insert_job(connection: Connection, order: JobOrder, now: float) -> Job | Non
             for channel, uid in enumerate(order.series_instance_uids)
         ],
     )
-    connection.execute(
-        insert(delivery),
-        [{"job_id": job_id, "peer": peer, "not_before": now} for peer in order.peers],
-    )
-    log_event(connection, job_id, now, "QUEUE", None, JobState.QUEUED, f'route "{order.route}"')
+    if order.peers:
+        connection.execute(
+            insert(delivery),
+            [{"job_id": job_id, "peer": peer, "not_before": now} for peer in order.peers],
+        )
+    event, detail = ("QUEUE", f'route "{order.route}"') if refusal is None else (REFUSED, refusal)
+    log_event(connection, job_id, now, event, None, state, detail)
     return select_jobs(connection, job.c.id == job_id)[0]
+
+
+def _predecessor(connection: Connection, order: JobOrder) -> JobId | None:
+    """The latest Job of the Model that read these Series, or some of them and no others.
+
+    The latter was refused for want of a channel.
+    """
+    wanted = set(order.series_instance_uids)
+    earlier = [
+        one.id
+        for uid in wanted
+        for one in jobs_of_series(connection, uid)
+        if one.model == order.model and wanted.issuperset(one.series_instance_uids)
+    ]
+    return max(earlier, default=None)

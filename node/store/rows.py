@@ -36,7 +36,7 @@ def transition(
         "not_before": now,
     }
     if event is JobEvent.RERUN:
-        changes |= {"attempts": 0, "timings": {}}
+        changes |= {"attempts": 0, "timings": {}, "purged_at": None}
     changed = connection.execute(
         update(job).where(job.c.id == job_id, job.c.state == state).values(changes)
     )
@@ -73,7 +73,8 @@ def select_jobs(
     limit: int | None = None,
     oldest: bool = False,
 ) -> list[Job]:
-    order = (job.c.not_before, job.c.id) if oldest else (job.c.id.desc(),)
+    due = (job.c.priority.desc(), job.c.not_before, job.c.id)
+    order = due if oldest else (job.c.id.desc(),)
     rows = (
         connection.execute(
             select(job).where(*conditions).order_by(*order).limit(1 if oldest else limit)
@@ -105,8 +106,8 @@ def _job(row: RowMapping, series: Sequence[str]) -> Job:
     )
 
 
-def select_deliveries(connection: Connection, job_id: JobId) -> list[Delivery]:
+def select_deliveries(connection: Connection, *job_ids: JobId) -> list[Delivery]:
     rows = connection.execute(
-        select(delivery).where(delivery.c.job_id == job_id).order_by(delivery.c.id)
+        select(delivery).where(delivery.c.job_id.in_(job_ids)).order_by(delivery.c.id)
     ).mappings()
     return [Delivery(**row) for row in rows]

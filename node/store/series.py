@@ -1,47 +1,65 @@
 """Series and their Instances: open, then closed on evidence together with the Jobs they start."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    RowMapping,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Engine, RowMapping, or_, select, update
 
-from node.core.job import Job, JobEvent, JobState
-from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
+from node.core.job import Job
+from node.core.names import AETitle, SeriesInstanceUID
 from node.core.verdict import Verdict
+from node.store import arrivals, waiting
+from node.store.arrivals import AssociationEnd, Held, StoredInstance
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
-from node.store.rows import jobs_of_series, transition
-from node.store.tables import instance, job_series, series
+from node.store.tables import (
+    association,
+    conflict,
+    instance,
+    job_series,
+    series,
+    series_association,
+)
+from node.store.waiting import ChannelFit, Waiting
+
+__all__ = ["SeriesStore", "StoredInstance", "StoredSeries"]
 
 
 @dataclass(frozen=True)
-class StoredInstance:
-    """One Instance on disk. path: relative to the data folder. sha256: of its data set."""
+class OpenSeries:
+    """What says when an open Series is worth a look. revision: of all that a judgement reads."""
 
     series_instance_uid: SeriesInstanceUID
     study_instance_uid: str
-    sop_instance_uid: SOPInstanceUID
-    sop_class_uid: str
-    modality: str
-    transfer_syntax_uid: str
-    sha256: str
-    size_bytes: int
-    path: str
     calling_ae_title: AETitle
-    received_at: float
-    association: str | None = None
-    planes: Sequence[Mapping[str, Any]] = ()
+    revision: int
+    instances: int
+    last_received_at: float
+    is_arriving: bool
+
+
+@dataclass(frozen=True)
+class Brought:
+    """One Instance as evidence. ending: of its Association; None while that is open or unknown."""
+
+    sop_instance_uid: str
+    number: int | None
+    parts: int | None
+    planes: Sequence[Mapping[str, Any]]
+    association: str | None
+    ending: str | None
+
+
+@dataclass(frozen=True)
+class StoredAssociation:
+    """One peer conversation. ending: released, aborted, lost; None while it is open."""
+
+    id: str
+    calling_ae_title: AETitle
+    began_at: float
+    ended_at: float | None
+    ending: str | None
 
 
 @dataclass(frozen=True)
@@ -58,9 +76,10 @@ class StoredSeries:
     evidence: str | None
     routing: str | None
     instances: int
+    revision: int = 0
     verdict: Verdict | None = None
-    look_at: float | None = None
-    counts: Sequence[Mapping[str, Any]] = ()
+    findings: Sequence[Mapping[str, Any]] = ()
+    counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     purged_at: float | None = None
 
 
@@ -71,58 +90,126 @@ class SeriesStore:
         self._engine = engine
         self._writing = writing(engine)
 
+    # -- what comes
+
     def add(self, received: StoredInstance, now: float) -> str | None:
-        """Records an Instance; a Series that was closed opens again and its queued Jobs end.
+        """Records one Instance; None where it is new, else the SHA-256 of what is held already."""
+        (held,) = self.add_all([received], (), now)
+        return held.sha256 if held else None
 
-        Returns None where it is new, else the SHA-256 of the one that is held already.
-        """
+    def add_all(
+        self, received: Sequence[StoredInstance], ends: Sequence[AssociationEnd], now: float
+    ) -> list[Held | None]:
+        """Records Instances, then how Associations ended, in one transaction. See arrivals."""
         with self._writing.begin() as connection:
-            held = connection.scalar(
-                select(instance.c.sha256).where(
-                    instance.c.series_instance_uid == received.series_instance_uid,
-                    instance.c.sop_instance_uid == received.sop_instance_uid,
+            held = arrivals.add_all(connection, received, now)
+            for end in ends:
+                arrivals.end_association(connection, end)
+            return held
+
+    def lose_open_associations(self, began_before: float, now: float) -> int:
+        """After a start: what the process before had open is lost. Returns how many."""
+        with self._writing.begin() as connection:
+            return arrivals.lose_open_associations(connection, began_before, now)
+
+    def add_count(
+        self, uid: SeriesInstanceUID, peer: str, answer: Mapping[str, Any], now: float
+    ) -> None:
+        """What a Peer said of an open Series, in place of what it said before."""
+        with self._writing.begin() as connection:
+            row = connection.execute(
+                select(series.c.counts).where(
+                    series.c.series_instance_uid == uid, series.c.closed_at.is_(None)
                 )
-            )
-            if held is not None:
-                return str(held)
-            self._touch(connection, received, now)
-            connection.execute(insert(instance).values(_instance_row(received)))
-            return None
+            ).one_or_none()
+            if row is not None:
+                counts = dict(row.counts) | {peer: dict(answer) | {"at": now}}
+                connection.execute(
+                    update(series)
+                    .where(series.c.series_instance_uid == uid)
+                    .values(counts=counts, revision=series.c.revision + 1)
+                )
 
-    def _touch(self, connection: Connection, received: StoredInstance, now: float) -> None:
-        row = connection.execute(
-            select(series.c.closed_at).where(
-                series.c.series_instance_uid == received.series_instance_uid
-            )
-        ).one_or_none()
-        if row is None:
-            connection.execute(insert(series).values(_series_row(received, now)))
-            return
-        if row.closed_at is not None:
-            _cancel_queued(connection, received.series_instance_uid, now)
-        connection.execute(
-            update(series)
-            .where(series.c.series_instance_uid == received.series_instance_uid)
-            .values(last_received_at=now, closed_at=None, evidence=None, routing=None)
-        )
-
-    def restart_quiet_period(self, now: float) -> int:
-        """After a start: what is open may still be on its way again. Returns how many are open."""
+    def tell(
+        self, seen: StoredSeries, evidence: str, findings: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """On what a Series is still open, for people; changes nothing else."""
         with self._writing.begin() as connection:
-            return connection.execute(
-                update(series).where(series.c.closed_at.is_(None)).values(last_received_at=now)
-            ).rowcount
+            connection.execute(
+                update(series)
+                .where(
+                    series.c.series_instance_uid == seen.series_instance_uid,
+                    series.c.closed_at.is_(None),
+                    series.c.revision == seen.revision,
+                )
+                .values(evidence=evidence, findings=list(findings))
+            )
 
-    def quiet_since(self, moment: float) -> list[StoredSeries]:
-        """Open Series whose last Instance came at or before `moment`."""
-        return self._list(series.c.closed_at.is_(None), series.c.last_received_at <= moment)
+    # -- what is open
 
-    def next_to_be_quiet(self) -> float | None:
-        """When the Series that is open and silent for the longest got its last Instance."""
+    def open_series(self) -> list[OpenSeries]:
+        """What must be known of each open Series to decide when to look at it."""
+        has_open_association = (
+            select(association.c.id)
+            .join(series_association, series_association.c.association == association.c.id)
+            .where(
+                series_association.c.series_instance_uid == series.c.series_instance_uid,
+                association.c.ended_at.is_(None),
+            )
+            .exists()
+        )
         with self._engine.connect() as connection:
-            oldest = select(func.min(series.c.last_received_at)).where(series.c.closed_at.is_(None))
-            moment: float | None = connection.scalar(oldest)
-            return moment
+            rows = connection.execute(
+                select(
+                    series.c.series_instance_uid,
+                    series.c.study_instance_uid,
+                    series.c.calling_ae_title,
+                    series.c.revision,
+                    series.c.instances,
+                    series.c.last_received_at,
+                    has_open_association.label("is_arriving"),
+                ).where(series.c.closed_at.is_(None))
+            ).mappings()
+            return [OpenSeries(**row) for row in rows]
+
+    def brought(self, uid: SeriesInstanceUID) -> list[Brought]:
+        """Each Instance of a Series with its Planes and how the Association ended."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(
+                    instance.c.sop_instance_uid,
+                    instance.c.number,
+                    instance.c.parts,
+                    instance.c.planes,
+                    instance.c.association,
+                    association.c.ending,
+                )
+                .outerjoin(association, association.c.id == instance.c.association)
+                .where(instance.c.series_instance_uid == uid)
+                .order_by(instance.c.sop_instance_uid)
+            )
+            return [Brought(*row) for row in rows]
+
+    def associations(self, uid: SeriesInstanceUID) -> list[StoredAssociation]:
+        """The Associations that brought something of a Series, the earliest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(association)
+                .join(series_association, series_association.c.association == association.c.id)
+                .where(series_association.c.series_instance_uid == uid)
+                .order_by(association.c.began_at, association.c.id)
+            ).mappings()
+            return [StoredAssociation(**row) for row in rows]
+
+    def conflicts(self, uid: SeriesInstanceUID) -> list[Mapping[str, Any]]:
+        """Instances that came again with other bytes, which lie in aside/."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(conflict)
+                .where(conflict.c.series_instance_uid == uid)
+                .order_by(conflict.c.received_at)
+            ).mappings()
+            return [dict(row) for row in rows]
 
     def close(
         self,
@@ -131,10 +218,17 @@ class SeriesStore:
         routing: str,
         orders: Sequence[JobOrder],
         now: float,
+        channel_fits: Sequence[ChannelFit] = (),
+        *,
+        verdict: Verdict | None = None,
+        findings: Sequence[Mapping[str, Any]] = (),
     ) -> list[Job] | None:
         """Closes a Series and starts its Jobs in one transaction.
 
-        None where an Instance came after `seen` was read: the Series is still open then.
+        channel_fits: what it is to Routes whose Models read several Series. Those Jobs start once
+        each channel has one.
+
+        None where something came after `seen` was read: the Series is still open then.
         """
         with self._writing.begin() as connection:
             closed = connection.execute(
@@ -142,23 +236,32 @@ class SeriesStore:
                 .where(
                     series.c.series_instance_uid == seen.series_instance_uid,
                     series.c.closed_at.is_(None),
-                    series.c.last_received_at == seen.last_received_at,
+                    series.c.revision == seen.revision,
                 )
-                .values(closed_at=now, evidence=evidence, routing=routing)
+                .values(
+                    closed_at=now,
+                    evidence=evidence,
+                    routing=routing,
+                    verdict=verdict,
+                    findings=list(findings),
+                )
             )
             if closed.rowcount == 0:
                 return None
             jobs = [insert_job(connection, order, now) for order in orders]
+            uid, study = seen.series_instance_uid, seen.study_instance_uid
+            jobs += waiting.enter(connection, uid, study, channel_fits, now)
             return [job for job in jobs if job is not None]
 
     def reopen(self, uid: SeriesInstanceUID, now: float) -> bool:
         """Lets a closed Series be closed and routed anew, e.g. after a route was added."""
         with self._writing.begin() as connection:
+            waiting.leave(connection, uid)
             return (
                 connection.execute(
                     update(series)
                     .where(series.c.series_instance_uid == uid, series.c.closed_at.is_not(None))
-                    .values(closed_at=None, evidence=None, routing=None, last_received_at=now)
+                    .values(closed_at=None, evidence=None, routing=None, verdict=None, counts={})
                 ).rowcount
                 == 1
             )
@@ -181,12 +284,21 @@ class SeriesStore:
             )
         )
 
+    def waits(self, uid: SeriesInstanceUID) -> list[Waiting]:
+        """Which channels of which Routes this Series fits, where those need other Series, too."""
+        with self._engine.connect() as connection:
+            return waiting.of_series(connection, uid)
+
     def unrouted(self, limit: int) -> list[StoredSeries]:
         """Closed Series that started no Job, the latest first."""
-        with_jobs = select(job_series.c.series_instance_uid)
+        has_job = (
+            select(job_series.c.job_id)
+            .where(job_series.c.series_instance_uid == series.c.series_instance_uid)
+            .exists()
+        )
         return self._list(
             series.c.closed_at.is_not(None),
-            series.c.series_instance_uid.not_in(with_jobs),
+            ~has_job,
             limit=limit,
         )
 
@@ -204,14 +316,9 @@ class SeriesStore:
     def _list(
         self, *conditions: ColumnElement[bool], limit: int | None = None
     ) -> list[StoredSeries]:
-        count = (
-            select(func.count())
-            .where(instance.c.series_instance_uid == series.c.series_instance_uid)
-            .scalar_subquery()
-        )
         with self._engine.connect() as connection:
             rows = connection.execute(
-                select(series, count.label("instances"))
+                select(series)
                 .where(*conditions)
                 .order_by(series.c.last_received_at.desc())
                 .limit(limit)
@@ -222,25 +329,3 @@ class SeriesStore:
 def _series(row: RowMapping) -> StoredSeries:
     verdict = Verdict(row["verdict"]) if row["verdict"] else None
     return StoredSeries(**dict(row) | {"verdict": verdict})
-
-
-def _cancel_queued(connection: Connection, uid: SeriesInstanceUID, now: float) -> None:
-    for queued in jobs_of_series(connection, uid):
-        if queued.state is JobState.QUEUED:
-            reason = "superseded: another Instance of the Series came"
-            transition(connection, queued.id, queued.state, JobEvent.CANCEL, now, reason)
-
-
-def _series_row(received: StoredInstance, now: float) -> Mapping[str, object]:
-    return {
-        "series_instance_uid": received.series_instance_uid,
-        "study_instance_uid": received.study_instance_uid,
-        "modality": received.modality,
-        "calling_ae_title": received.calling_ae_title,
-        "first_received_at": received.received_at,
-        "last_received_at": now,
-    }
-
-
-def _instance_row(received: StoredInstance) -> Mapping[str, object]:
-    return {column.name: getattr(received, column.name) for column in instance.columns}

@@ -29,11 +29,13 @@ series = Table(
     Column("first_received_at", Float, nullable=False),
     Column("last_received_at", Float, nullable=False),
     Column("closed_at", Float),
+    Column("instances", Integer, nullable=False, server_default="0"),
+    Column("revision", Integer, nullable=False, server_default="0"),  # of all that judging reads
     Column("evidence", Text),  # on what it was closed
+    Column("findings", JSON, nullable=False, server_default="[]"),  # the same, piece by piece
     Column("routing", Text),  # which route matched, or why none did
     Column("verdict", String(16)),  # how sure it is that the Series is whole; of a closed one
-    Column("look_at", Float),  # when an open one is looked at next
-    Column("counts", JSON, nullable=False, server_default="[]"),  # what peers said, see closing
+    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing.py
     Column("purged_at", Float),  # its files are deleted
     Index("ix_series_open", "closed_at", "last_received_at"),
 )
@@ -43,9 +45,37 @@ association = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("calling_ae_title", String(16), nullable=False),
+    Column("began_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("ending", String(16)),  # released, aborted, lost
     Index("ix_association_open", "ended_at"),
+)
+
+series_association = Table(  # which Associations brought something of which Series
+    "series_association",
+    metadata,
+    Column(
+        "series_instance_uid",
+        ForeignKey("series.series_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("association", String(64), primary_key=True),
+    Index("ix_series_association", "association"),
+)
+
+conflict = Table(  # an Instance that came again with other bytes; the first ones stay in use
+    "conflict",
+    metadata,
+    Column(
+        "series_instance_uid",
+        ForeignKey("series.series_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("file", Text, nullable=False),  # its name in aside/
 )
 
 instance = Table(
@@ -66,8 +96,9 @@ instance = Table(
     Column("received_at", Float, nullable=False),
     Column("association", String(64)),  # that brought it, or brought it again
     Column("planes", JSON, nullable=False, server_default="[]"),  # dicom/planes.py
+    Column("number", Integer),  # InstanceNumber
+    Column("parts", Integer),  # InConcatenationTotalNumber; 0: of a concatenation, not said
     Index("ix_instance_sop", "sop_instance_uid"),
-    Index("ix_instance_association", "association"),
 )
 
 _states = ", ".join(f"'{state}'" for state in JobState)
@@ -122,6 +153,7 @@ waiting = Table(  # closed Series that fit a channel of a Route whose Model read
     Column("since", Float, nullable=False),
     Column("until", Float, nullable=False),  # then the Job is refused, naming what is missing
     Column("done_at", Float),  # it became a Job, or was refused
+    Column("frame_of_reference_uid", String(64), nullable=False),  # "" for none
     Index("ix_waiting_study", "study_instance_uid", "route"),
     Index("ix_waiting_open", "done_at", "until"),
 )
@@ -147,6 +179,7 @@ delivery = Table(
     Column("peer", Text, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False),
+    Column("tried_at", Float),  # the last attempt; from then on the Peer may have the result
     Column("answer", Text),
     Column("done_at", Float),
     Column("failed_at", Float),

@@ -87,7 +87,13 @@ def test_the_story_of_a_series_can_be_told(node: NodeProcess, orthanc: Orthanc) 
     assert isinstance(story, dict)
     assert story["instances"] == 38
     assert story["calling_ae_title"] == "MODALITY"
-    assert story["closed_on"] == "quiet for 1 s with 38 instances"
+    assert story["verdict"] == "proven"
+    assert story["closed_on"] == (
+        "proven: 38 slices without a gap; InstanceNumber 1 to 38 without a gap; released by the "
+        "sender; the headers count 38 images (0020,1002) and 38 are here"
+    )
+    (association,) = story["evidence"]["associations"]
+    assert (association["calling_ae_title"], association["ending"]) == ("MODALITY", "released")
     assert story["routing"] == 'route "brain MR" matched'
     (job,) = story["jobs"]
     assert job["result"]["sop_instance_uid"] == segmentation.SOPInstanceUID
@@ -118,7 +124,7 @@ def test_a_series_that_no_route_wants_is_kept_and_listed_with_the_reason(
     assert len(list((node.data_dir / "instances" / f"s{uid}").iterdir())) == 3
 
 
-def test_a_series_that_makes_no_volume_is_rejected_and_says_why(
+def test_a_series_with_a_gap_is_not_segmented_and_says_what_is_missing(
     node: NodeProcess, tmp_path: Path
 ) -> None:
     from tests.series_factory import make_series, write_series
@@ -128,6 +134,27 @@ def test_a_series_that_makes_no_volume_is_rejected_and_says_why(
     assert storescu(write_series(instances, tmp_path / "gap"), node.port).returncode == 0
     uid = str(instances[0].SeriesInstanceUID)
 
+    def closed() -> object:
+        listed = node.json("jobs", "list", "--unrouted")
+        return next((one for one in listed if one["series_instance_uid"] == uid), None)
+
+    found = eventually(closed, 20, "closed Series")
+    assert isinstance(found, dict)
+    assert found["verdict"] == "unproven"
+    assert 'route "brain MR" wants consistent, the Series is unproven' in found["routing"]
+    assert "InstanceNumber 10 is missing" in found["routing"]
+    assert "unequal spacing: 4.00 mm between slice 9" in found["routing"]
+
+
+def test_a_series_that_makes_no_volume_is_rejected_and_says_why(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    from tests.series_factory import make_series, write_series
+
+    instances = make_series(slices=5, name="few")
+    assert storescu(write_series(instances, tmp_path / "few"), node.port).returncode == 0
+    uid = str(instances[0].SeriesInstanceUID)
+
     def rejected() -> object:
         jobs = node.json("jobs", "list")
         mine = [job for job in jobs if job["series_instance_uids"] == [uid]]
@@ -135,7 +162,7 @@ def test_a_series_that_makes_no_volume_is_rejected_and_says_why(
 
     job = eventually(rejected, 30, "REJECTED Job")
     assert isinstance(job, dict)
-    assert "unequal spacing: 4.00 mm between slice 9" in job["reason"]
+    assert "5 slices" in job["reason"]
     rerun = node.json("jobs", "rerun", str(job["id"]))
     assert rerun["state"] == "QUEUED"
     assert eventually(rejected, 30, "REJECTED Job again")

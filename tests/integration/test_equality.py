@@ -42,6 +42,7 @@ def resampled_by(function: str, **arguments: Any) -> dict[str, Any]:
 TORCH = resampled_by("resample_torch_fornnunet", force_separate_z=None)
 SPLINES = resampled_by("resample_data_or_seg_to_shape", order=3, order_z=1, force_separate_z=None)
 UNCHANGED = resampled_by("no_resampling_hack")
+IMAGES_UNCHANGED = {key: value for key, value in UNCHANGED.items() if "_data" in key}
 BOTH_AT_ONCE = resampled_by("resample_data_or_seg_to_shape", order=3, force_separate_z=False)
 MASKED = {"use_mask_for_norm": [True]}
 UNSAID = resampled_by("resample_data_or_seg_to_shape", order=3)
@@ -92,6 +93,7 @@ KINDS: dict[str, tuple[Make, tuple[float, float, float]]] = {
         THICK,
     ),
     "not resampled": (partial(make_model_folder, settings=UNCHANGED), SPACING),
+    "images not resampled": (partial(make_model_folder, settings=IMAGES_UNCHANGED), SPACING),
     "already on the grid": (partial(make_model_folder), (1.0, 1.0, 1.0)),
 }
 

@@ -11,34 +11,32 @@ import sqlalchemy
 from pydicom import Dataset, dcmread
 
 from node import pipeline
+from node.arriving import CloseLane, RecordLane
 from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
+from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.receiver.part10 import part_10_header
 from node.dicom.routing import Route
-from node.lanes import CloseLane, RecordLane, SegmentLane
+from node.dicom.trash import Trash
+from node.lanes import SegmentLane
+from node.retention import purge
 from node.store import database
 from node.store.jobs import JobStore
+from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.watch import JobsInHand
+from tests import arrivals
+from tests.made_up import made_up_model
 from tests.series_factory import make_series
 
-MODEL = Model(
-    name="threshold",
-    folder=Path("nowhere"),
+MODEL = made_up_model(
+    "threshold",
     title="Threshold",
-    version="1",
     fingerprint="f" * 64,
-    configuration="",
-    folds=(),
-    checkpoint_name="",
-    channels=("MR",),
-    orientation="native",
-    orientation_assumed=False,
     accepts=InputRules(("MR",), min_slices=16),
     segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
 )
@@ -74,7 +72,10 @@ class World:
         self.engine = ThresholdEngine()
         models = {"threshold": MODEL}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
-        self.closing = CloseLane(self.inbox, self.series, [ROUTE], models, 0.01, lambda: None)
+        times = Times(settle_seconds=0.01, quiet_seconds=0.02)
+        self.closing = CloseLane(
+            self.inbox, self.series, [ROUTE], models, times, lambda: None, self.recording
+        )
         in_hand = JobsInHand()
         self.segmenting, self.segmenting_too = (
             SegmentLane(
@@ -96,21 +97,18 @@ class World:
         self.recording.step()
 
     def keep(self, instances: Sequence[Dataset]) -> None:
-        from pynetdicom.dsutils import encode
-
-        for one in instances:
-            encoded = encode(one, False, True)
-            assert encoded is not None
-            syntax = str(one.file_meta.TransferSyntaxUID)
-            uids = str(one.SOPClassUID), str(one.SOPInstanceUID)
-            header = part_10_header(*uids, syntax, "MODALITY")
-            path = self.folder / "incoming" / f"{time.time_ns():020d}-test.0-00000000.dcm"
-            path.write_bytes(header + encoded)
+        arrivals.keep(self.inbox, instances)
 
     def close(self) -> Job:
-        time.sleep(0.02)
-        self.closing.step()
+        self.try_to_close()
         return self.jobs.list()[0]
+
+    def try_to_close(self) -> None:
+        """As the two lanes do it together, until what is quiet has been judged."""
+        for _ in range(3):
+            self.closing.step()
+            self.recording.step()
+            time.sleep(0.03)
 
     def job(self) -> Job:
         return self.jobs.list()[0]
@@ -286,8 +284,28 @@ def test_what_was_safe_before_a_crash_is_recorded_after_it(world: World, tmp_pat
     (tmp_path / "incoming" / "x.part").touch()
     assert world.inbox.clear_halves() == 1
     world.recording.step()
-    (seen,) = world.series.quiet_since(time.time())
+    (seen,) = world.series.open_series()
     assert seen.instances == len(instances)
+
+
+def test_what_is_left_of_a_purged_series_is_not_segmented_as_if_it_were_whole(
+    world: World, tmp_path: Path
+) -> None:
+    instances = make_series()
+    world.receive(instances[:19])
+    first = world.close()
+    world.jobs.transition(first.id, JobState.QUEUED, JobEvent.CANCEL, time.time(), "by hand")
+    store, trash = RetentionStore(database.connect(tmp_path)), Trash(tmp_path)
+    assert len(list(purge(store, trash, Periods(1, 1, 1), time.time() + 90_000))) == 1
+    world.receive(instances[18:])  # a late one, and one that was there before
+    world.close()
+    (seen,) = world.series.find(first.series_instance_uids[0])
+    assert "the files of 18 of its 20 instances are gone" in (seen.routing or "")
+    assert [job.id for job in world.jobs.list()] == [first.id]
+    world.receive(instances)
+    second = world.close()
+    world.segmenting.step()
+    assert (world.job_of(second).state, second.supersedes) == (JobState.SEGMENTED, first.id)
 
 
 def test_progress_is_shown_and_a_note_stays_in_the_history(world: World) -> None:

@@ -5,7 +5,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -90,6 +92,50 @@ def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     mine = openvino_network.load(lambda: network, (1, 16, 16, 16), 2, None, "m")
     with pytest.raises(openvino_network.Disagrees, match="differ from torch's by"):
         openvino_network.require_agreement(mine, other, (1, 16, 16, 16))
+
+
+def failing(error: Exception) -> Callable[..., NoReturn]:
+    """In place of a library's function."""
+
+    def raising(*arguments: object, **named: object) -> NoReturn:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("Exception from src/plugin.cpp: std::bad_alloc")]
+)
+def test_a_lack_of_memory_while_converting_is_that_and_says_nothing_of_the_model(
+    backend: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model("m", make_model_folder(tmp_path / "m"), "native")
+    monkeypatch.setattr("openvino.convert_model", failing(error))
+    with pytest.raises(type(error)) as raised:
+        NnunetSegmenter(model, "cpu", backend=backend)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 8 bytes")])
+def test_a_lack_of_memory_while_weights_are_read_is_no_fault_of_theirs(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model("m", make_model_folder(tmp_path / "m"), "native")
+    monkeypatch.setattr(torch, "load", failing(error))
+    with pytest.raises(type(error)) as raised:
+        NnunetSegmenter(model, "cpu")
+    assert raised.value is error
+
+
+def test_what_cannot_be_converted_is_run_by_torch_unless_openvino_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model("m", make_model_folder(tmp_path / "m"), "native")
+    monkeypatch.setattr("openvino.convert_model", failing(ValueError("no such operator")))
+    assert NnunetSegmenter(model, "cpu").segment([VOLUME]).array.any()
+    with pytest.raises(ConfigError, match="OpenVINO cannot run it: no such operator"):
+        NnunetSegmenter(model, "cpu", backend="openvino")
 
 
 def test_nothing_is_told_to_openvinos_maker(tmp_path: Path) -> None:

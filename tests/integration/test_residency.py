@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from node.core.model import Model
 from node.core.volume import LabelMap
 from node.inference.model import load_model
-from node.inference.residency import Residency
 from node.inference.segmenter import NnunetSegmenter
+from node.inference.worker.residency import Residency
 from tests.model_factory import make_model_folder, noise_volume
 
 VOLUME = noise_volume((16, 16, 16), (1.0, 1.0, 1.0))

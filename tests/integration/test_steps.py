@@ -3,39 +3,22 @@
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from node.core.errors import SeriesRejected, Temporary
-from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
+from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.memory import HostMemory
-from node.inference.messages import Answered, Cancelled, Failed, Progressed, Request
-from node.inference.residency import Residency
-from node.inference.steps import Steps
+from node.inference.worker.memory import HostMemory
+from node.inference.worker.messages import Answered, Cancelled, Failed, Progressed, Request
+from node.inference.worker.residency import Residency
+from node.inference.worker.steps import Steps
+from tests.made_up import made_up_model
 from tests.model_factory import noise_volume
 
 LONGEST = 20.0  # s; nothing here takes more than moments
-MODELS = {
-    name: Model(
-        name=name,
-        folder=Path("nowhere"),
-        title=name,
-        version="1",
-        fingerprint=name,
-        configuration="",
-        folds=(),
-        checkpoint_name="",
-        channels=("MR",),
-        orientation="native",
-        orientation_assumed=False,
-        accepts=InputRules(),
-        segments=(),
-    )
-    for name in ("m", "other")
-}
+MODELS = {name: made_up_model(name) for name in ("m", "other")}
 
 
 class Stepped:
@@ -167,6 +150,29 @@ def test_a_cancelled_case_that_waits_never_begins(world: World) -> None:
     assert isinstance(answers[1], Answered)
     assert world.events.empty()
     world.steps.cancel(2)  # too late: it is no longer there
+
+
+def test_a_cancelled_case_that_waits_is_answered_while_the_one_before_it_runs(
+    world: World,
+) -> None:
+    for number in (1, 2, 3, 4, 5):
+        world.ask(number)
+    world.expect("prepared 1", "predict 1", "prepared 2", "prepared 3")
+    for number in (2, 5):  # one is prepared, the other has not begun; the network runs for 1
+        world.steps.cancel(number)
+        answer = world.answer()
+        assert isinstance(answer, Failed)
+        assert (answer.id, answer.spoiled) == (number, False)
+        assert isinstance(answer.error, Cancelled)
+    assert [doing.id for doing in world.steps.doing() if doing.step == "predict"] == [1]
+    for number in (1, 3, 4):
+        world.segmenter.go_on.set()
+        answer = world.answer()
+        assert isinstance(answer, Answered)
+        assert answer.id == number
+    left = set(iter(lambda: world.events.get() if world.events.qsize() else None, None))
+    assert left == {"finish 1", "predict 3", "finish 3", "prepared 4", "predict 4", "finish 4"}
+    assert not world.residency.in_use
 
 
 def test_an_error_belongs_to_its_request_and_the_next_is_well(world: World) -> None:

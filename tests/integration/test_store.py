@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock, running_node
 from node.store.orders import JobOrder
-from node.store.series import SeriesStore, StoredInstance
+from node.store.series import SeriesStore, StoredInstance, StoredSeries
 
 UID = SeriesInstanceUID("1.2.3")
 NOW = 1000.0
@@ -58,16 +59,22 @@ def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOr
 def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
     series = SeriesStore(engine)
     series.add(_instance(1), NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
     assert jobs is not None
     return jobs[0]
 
 
+def _seen(engine: sqlalchemy.Engine) -> StoredSeries:
+    seen = SeriesStore(engine).get(UID)
+    assert seen is not None
+    return seen
+
+
 def test_a_closed_series_and_its_job_are_one_fact(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
     assert job.state is JobState.QUEUED
-    assert SeriesStore(engine).quiet_since(NOW) == []
+    assert SeriesStore(engine).open_series() == []
     assert [event.event for event in JobStore(engine).events(job.id)] == ["QUEUE"]
 
 
@@ -76,7 +83,7 @@ def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
 ) -> None:
     series = SeriesStore(engine)
     series.add(_instance(1), NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     series.add(_instance(2), NOW + 1)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
     assert JobStore(engine).list() == []
@@ -91,7 +98,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
     cancelled = jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
-    (seen,) = series.quiet_since(NOW + 1)
+    seen = _seen(engine)
     (second,) = series.close(seen, "quiet", "routed", [_order("in2")], NOW + 2) or []
     assert second.supersedes == first.id
 
@@ -99,7 +106,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
     assert SeriesStore(engine).add(_instance(1), NOW + 5) == "aa"
-    assert SeriesStore(engine).quiet_since(NOW + 9) == []
+    assert SeriesStore(engine).open_series() == []
     current = JobStore(engine).get(job.id)
     assert current is not None
     assert current.state is JobState.QUEUED
@@ -109,7 +116,7 @@ def test_the_same_input_never_gets_a_second_job(engine: sqlalchemy.Engine) -> No
     job = _queued(engine)
     series = SeriesStore(engine)
     assert series.reopen(UID, NOW)
-    (seen,) = series.quiet_since(NOW)
+    seen = _seen(engine)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) == []
     assert [one.id for one in JobStore(engine).list()] == [job.id]
 
@@ -119,6 +126,31 @@ def test_an_attempt_is_counted_before_the_work(engine: sqlalchemy.Engine) -> Non
     jobs = JobStore(engine)
     taken = [jobs.take_queued(NOW) for _ in range(3)]  # as after two crashes
     assert [job.attempts for job in taken if job] == [1, 2, 3]
+
+
+def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others_go(
+    engine: sqlalchemy.Engine,
+) -> None:
+    series, jobs = SeriesStore(engine), JobStore(engine)
+    for number, priority in enumerate((0, 5, 5, -1)):
+        uid = SeriesInstanceUID(f"1.2.{number}")
+        series.add(_instance(1, uid=uid), NOW)
+        seen = series.get(uid)
+        assert seen is not None
+        order = _order(f"in{number}")
+        order = replace(order, series_instance_uids=(uid,), priority=priority)
+        assert series.close(seen, "quiet", "routed", [order], NOW + number)
+    late = NOW + 10
+    first = jobs.take_queued(late)
+    assert first is not None
+    assert (first.priority, first.series_instance_uids) == (5, ("1.2.1",))
+    jobs.retry(first, late + 60, "busy", late)
+    taken: list[Job] = []
+    for _ in range(3):
+        job = jobs.take_queued(late, [one.id for one in taken])
+        assert job is not None
+        taken.append(job)
+    assert [job.priority for job in taken] == [5, 0, -1]
 
 
 def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.Engine) -> None:
@@ -171,13 +203,6 @@ def test_a_delivery_that_waits_is_not_taken_before_its_time(engine: sqlalchemy.E
     again = deliveries.take("pacs", NOW + 60)
     assert again is not None
     assert again[1].attempts == 2
-
-
-def test_a_start_lets_open_series_be_quiet_anew(engine: sqlalchemy.Engine) -> None:
-    series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
-    assert series.restart_quiet_period(NOW + 100) == 1
-    assert series.quiet_since(NOW + 99) == []
 
 
 def test_the_database_is_in_wal_with_foreign_keys_and_full_durability(

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from node.core.model import Profile, Progress, tell_nobody
+from node.inference.backends.torch_network import TorchNetwork
 from node.inference.model import load_model
+from node.inference.network import build_network
 from node.inference.plans import Plan, read_plan
 from node.inference.predictor import Predictor, ways
 from node.inference.preprocess import Case, preprocess
@@ -34,6 +36,9 @@ class Tight:
             if batch > self._room and number == 1:
                 raise self._error
             yield torch.stack([patch[0], -patch[0], patch[0] * 0])
+
+    def on_cpu(self) -> "Tight":
+        return self
 
     def close(self) -> None: ...
 
@@ -91,14 +96,15 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(plan: Plan, case: Case)
 
 
 def test_a_gpu_gives_up_tiles_first_then_the_logits_then_itself() -> None:
-    found = [str(way) for way in ways(GPU, 4, movable=True)]
+    found = [str(way) for way in ways(GPU, 4)]
     assert found == [
         "4 tiles at a time, logits on the GPU",
         "1 tiles at a time, logits on the GPU",
         "1 tiles at a time, logits on the CPU",
         "the network on the CPU",
     ]
-    assert [way.results for way in ways(GPU, 1, movable=False)] == [GPU, CPU]
+    assert [way.results for way in ways(GPU, 1)] == [GPU, CPU, CPU]
+    assert [str(way) for way in ways(CPU, 1)] == ["1 tiles at a time, logits on the CPU"]
 
 
 def test_progress_grows_to_one_over_all_folds(plan: Plan, case: Case) -> None:
@@ -131,9 +137,6 @@ def test_who_is_told_may_end_the_prediction_between_tiles(backend: str, tmp_path
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
-    from node.inference.backends.torch_network import TorchNetwork
-    from node.inference.network import build_network
-
     plan = read_plan(make_model_folder(tmp_path / "m"), "3d_fullres")
     network = TorchNetwork(build_network(plan.architecture, 1, 3, tmp_path), CPU)
     patches = [torch.rand(1, 16, 16, 16) for _ in range(5)]
@@ -142,3 +145,22 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_copy_on_the_cpu_answers_the_same_and_lives_apart(tmp_path: Path) -> None:
+    plan = read_plan(make_model_folder(tmp_path / "m"), "3d_fullres")
+    buffers = torch.nn.BatchNorm3d(3)
+    module = torch.nn.Sequential(build_network(plan.architecture, 1, 3, tmp_path), buffers)
+    buffers.running_mean = torch.tensor([1.0, -2.0, 3.0])
+    network = TorchNetwork(module, CPU)
+    patch = torch.rand(1, 16, 16, 16)
+    (before,) = [found.clone() for found in network.run([patch], 1)]
+    copied = network.on_cpu()
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.zero_()
+    assert not next(network.run([patch], 1)).any()
+    network.close()
+    (after,) = [found.clone() for found in copied.run([patch], 1)]
+    assert torch.equal(after, before)
+    assert (copied.device, copied.on_cpu() is copied) == (CPU, False)

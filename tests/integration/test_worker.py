@@ -18,11 +18,11 @@ import pytest
 from node.core.errors import Fatal, SeriesRejected, StaleState, Temporary
 from node.core.model import Model, Progress
 from node.core.volume import LabelMap, Volume
-from node.inference.child import Child
 from node.inference.engine import InProcessEngine, WorkerEngine
-from node.inference.messages import failure
 from node.inference.model import load_model
-from node.inference.worker import Settings
+from node.inference.worker.child import Child
+from node.inference.worker.main import Settings
+from node.inference.worker.messages import failure
 from tests.model_factory import axial_affine, make_model_folder, noise_volume
 
 READY_SECONDS = 120.0  # on a busy machine; 6 s on two quiet cores
@@ -327,6 +327,41 @@ def test_a_worker_without_memory_to_load_its_models_is_temporary(model: Model) -
         child.wait_ready(READY_SECONDS)
     assert ended.wait(10)
     assert not child.alive
+
+
+def test_a_worker_that_dies_again_and_again_is_started_after_growing_pauses_or_by_a_request(
+    model: Model,
+) -> None:
+    engine = WorkerEngine({"m": model}, device="cpu")
+    engine.start()
+    pauses = []
+    for _ in range(3):
+        engine.wait_ready(READY_SECONDS)
+        os.kill(killed := worker_of(engine), signal.SIGKILL)
+        begin = time.monotonic()
+        while engine.pids in ([killed], []):
+            assert time.monotonic() - begin < 20, "nobody replaces it"
+            time.sleep(0.01)
+        pauses.append(time.monotonic() - begin)
+    assert pauses[1] >= 1.0
+    assert pauses[2] >= 2.0
+    engine.wait_ready(READY_SECONDS)
+    os.kill(worker_of(engine), signal.SIGKILL)
+    while engine.pids:
+        time.sleep(0.01)
+    begin = time.monotonic()  # of a pause of 4 s
+    asking = in_threads(partial(engine.segment, [SMALL], model))
+    while not engine.pids:
+        assert time.monotonic() - begin < 3
+        time.sleep(0.01)
+    for thread in asking:
+        thread.join(60)
+    begin = time.monotonic()
+    os.kill(killed := worker_of(engine), signal.SIGKILL)  # it has answered: it was well
+    while engine.pids in ([killed], []):
+        assert time.monotonic() - begin < 4, "a pause after a single death"
+        time.sleep(0.01)
+    engine.stop()
 
 
 def test_a_step_that_takes_too_long_is_given_up_with_its_worker(model: Model) -> None:

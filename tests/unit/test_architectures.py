@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from node.core.errors import ConfigError
-from node.inference.adding import add_model
+from node.inference.adding.add import add_model
 from node.inference.engine import InProcessEngine
 from node.inference.model import load_model
 from node.inference.network import build_network, load_weights, read_checkpoint

@@ -37,7 +37,7 @@ def _settings(section: type[BaseModel]) -> set[str]:
 
 def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
-    tree = tomllib.loads(re.sub(r"(?m)^# (\w+ = )", r"\1", text))  # optional ones are commented
+    tree = tomllib.loads(re.sub(r"(?m)^# ([\w.]+ = )", r"\1", text))  # optional ones are commented
     assert set(tree) == set(Config.model_fields)
     for name, field in Config.model_fields.items():
         inner: Any = field.annotation
@@ -52,7 +52,7 @@ def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
 
 def test_the_shipped_file_states_the_defaults_of_the_code() -> None:
     loaded = config.load(SHIPPED)
-    for name in ("database", "closing", "inference", "delivery", "web", "log"):
+    for name in ("database", "closing", "inference", "delivery", "retention", "web", "log"):
         assert getattr(loaded, name) == Config.model_fields[name].default
     assert loaded.dicom.model_copy(update={"accept_from": None}) == Config().dicom
     assert (
@@ -90,6 +90,17 @@ def test_the_environment_overrides_the_file(
         (MINIMAL.replace('model = "hippo', 'model = "hipo'), 'did you mean "hippocampus"?'),
         (MINIMAL + 'when = { Modality = "~(" }', "is not a regular expression"),
         (MINIMAL + 'modle = "x"', '"routes.0.modle" is not a setting; did you mean "model"?'),
+        (
+            MINIMAL + "when = { SliceThickness = { min = 3, max = 2 } }",
+            '"routes.0.when.SliceThickness": the range is empty: min = 3 is more than max = 2',
+        ),
+        (
+            MINIMAL + "channels.T1 = { SliceThickness = { mx = 2 } }",
+            '"routes.0.channels.T1.SliceThickness": a range has no "mx"; did you mean "max"?',
+        ),
+        (MINIMAL + "when = { Modality = true }", '"routes.0.when.Modality": a condition is'),
+        (MINIMAL + 'when = { A = "b" }\nchannels.T1 = {}', 'has both "when" and "channels"'),
+        (MINIMAL + 'least_verdict = "sure"', '"routes.0.least_verdict": input should be'),
         ("[node", "is not TOML"),
         ('[database]\nurl = "postgresql://x"', '"database.url"'),
     ],

@@ -1,6 +1,7 @@
 """Labels by blocks against the plain way: every head resampled, rounded, the first maximum."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ def test_without_resampling_nothing_is_interpolated(crew: Crew) -> None:
     logits = blobs(5)
     found = export(logits, case(COARSE), RULE, labels_of(5), crew).numpy()
     np.testing.assert_array_equal(found[1:-1, 1:-1, 1:-1], logits.numpy().argmax(0))
+
+
+@pytest.mark.parametrize("rule", [RULE, Rule(SPLINE, 3)])
+def test_logits_that_do_not_come_back_onto_the_crop_are_a_bug_and_no_answer(
+    rule: Rule, crew: Crew
+) -> None:
+    smaller = replace(case(rule=rule), box=(slice(0, 5), slice(1, -1), slice(1, -1)))
+    with pytest.raises(ValueError, match=r"\(11, 90, 141\) voxels for a crop of \(5, 90, 141\)"):
+        export(blobs(3), smaller, rule, labels_of(3), crew)
+
+
+def test_logits_of_another_grid_than_their_case_are_a_bug_and_no_answer(crew: Crew) -> None:
+    with pytest.raises(ValueError, match=r"logits of \(11, 19, 36\) voxels, not \(11, 19, 37\)"):
+        export(blobs(3)[..., :-1], case(), RULE, labels_of(3), crew)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -6,8 +6,9 @@ from pathlib import Path
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
-    | {"show_added", "terminal"},
-    {"lanes", "pipeline", "watch"},
+    | {"show_added", "terminal", "cli_routes", "cli_purge", "routed"},
+    {"lanes", "pipeline", "watch", "ordering", "retention", "waiting"}
+    | {"arriving", "counting", "recording"},
     {"dicom", "inference", "store"},
     {"core"},
 ]

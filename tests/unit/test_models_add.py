@@ -2,10 +2,8 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,12 @@ from typer.testing import CliRunner
 from node.cli import app
 from node.core.anatomy import TISSUE
 from node.core.errors import ConfigError
-from node.inference.adding import add_model, slug
+from node.inference.adding.add import add_model, slug
+from node.inference.adding.weights import write_checkpoint
 from node.inference.checkpoint import trained_configuration
 from node.inference.model import load_model
 from node.inference.network import Checkpoint, read_checkpoint
-from node.inference.weights import write_checkpoint
+from tests.adding import refusal, zipped
 from tests.model_factory import make_cascade, make_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -69,21 +68,6 @@ def retrain(folder: Path, **keys: Any) -> None:
     """Sets keys of every checkpoint."""
     for path in folder.glob("fold_*/checkpoint_final.pth"):
         torch.save({**torch.load(path, weights_only=False), **keys}, path)
-
-
-def refusal(source: Path, models: Path, **named: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
-        add_model(source, models, **named)
-    left = [path.name for path in models.iterdir()] if models.exists() else []
-    assert not [name for name in left if name.startswith(".")], "nothing half-written stays"
-    return str(caught.value)
-
-
-def zipped(home: Path, path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(home.rglob("*")):
-            archive.write(file, file.relative_to(home))
-    return path
 
 
 def require_same_weights(source: Path, added: Path) -> None:
@@ -348,6 +332,11 @@ def _no_segmentation(folder: Path) -> None:
         (_spoil(resampling_fn_data="my_resampling"), "my_resampling is not known here"),
         (_spoil(resampling_fn_probabilities="mine"), "mine is not known here"),
         (
+            _spoil(resampling_fn_probabilities="no_resampling_hack"),
+            "images are resampled and logits are not (no_resampling_hack): the labels would lie "
+            "on another grid than the images",
+        ),
+        (
             lambda folder: change(folder / "plans.json", label_manager="MyLabels"),
             '"label_manager": MyLabels is not known here',
         ),
@@ -361,6 +350,11 @@ def _no_segmentation(folder: Path) -> None:
             "without a gap",
         ),
         (lambda folder: (folder / "plans.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "plans.json").write_text("[" * 100_000), "is not JSON"),
+        (
+            lambda folder: change(folder / "dataset.json", labels={"background": 0, "\ud800": 1}),
+            "is not JSON: 'utf-8' codec can't encode character '\\ud800'",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_reason(
@@ -413,104 +407,13 @@ def test_nothing_is_overwritten(made: Path, models: Path) -> None:
     assert '"../m" cannot name a model' in refusal(made, models, name="../m")
 
 
-# zips from anywhere
-
-
-def _link(archive: zipfile.ZipFile) -> None:
-    entry = zipfile.ZipInfo("plans.json")
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-    archive.writestr(entry, "/etc/passwd")
-
-
-def _bomb(archive: zipfile.ZipFile) -> None:
-    entry = zipfile.ZipInfo("plans.json")
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with archive.open(entry, "w") as file:
-        for _ in range(65):
-            file.write(b" " * 2**20)
-
-
-@pytest.mark.parametrize(
-    ("write", "said"),
-    [
-        (lambda archive: archive.writestr("/plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("a/../../plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("..\\plans.json", "{}"), "leads out of it"),
-        (lambda archive: archive.writestr("c:plans.json", "{}"), "leads out of it"),
-        (_link, "is a link or a device"),
-        (_bomb, "claims 68157440 bytes"),
-    ],
-)
-def test_a_hostile_zip_is_refused_before_anything_is_unpacked(
-    tmp_path: Path, models: Path, write: Callable[[zipfile.ZipFile], None], said: str
-) -> None:
-    path = tmp_path / "hostile.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        write(archive)
-    message = refusal(path, models)
-    assert "refused, nothing was unpacked" in message
-    assert said in message
-
-
-def _patched(path: Path, member: str, at: int, value: bytes) -> Path:
-    """Overwrites bytes of a member's entry in the central directory, APPNOTE 4.3.12."""
-    content = bytearray(path.read_bytes())
-    start = content.rfind(b"PK\x01\x02", 0, content.rfind(member.encode()))
-    content[start + at : start + at + len(value)] = value
-    path.write_bytes(content)
-    return path
-
-
-FLAGS, SIZE = 8, 24  # general purpose bit flag; uncompressed size, 4 bytes
-
-
-def test_an_encrypted_member_is_refused(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    _patched(path, "fold_1/checkpoint_final.pth", FLAGS, b"\x01\x00")
-    assert "is encrypted" in refusal(path, models)
-
-
-def test_no_more_is_written_than_a_member_claims(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    _patched(path, "fold_1/checkpoint_final.pth", SIZE, b"\x64\0\0\0")
-    assert "is damaged: Bad CRC-32" in refusal(path, models)
-
-
-def test_a_zip_that_claims_more_than_any_model_has_is_refused(tmp_path: Path, models: Path) -> None:
-    path = tmp_path / "bomb.zip"
-    members = ["plans.json", "dataset.json"]
-    members += [f"fold_{fold}/checkpoint_final.pth" for fold in range(17)]
-    with zipfile.ZipFile(path, "w") as archive:
-        for member in members:
-            archive.writestr(member, "{}")
-    for member in members[2:]:
-        _patched(path, member, SIZE, b"\xfe\xff\xff\xff")
-    assert "the model claims 73014444002 bytes, over 68719476736" in refusal(path, models)
-
-
-def test_a_damaged_zip_is_named(made: Path, models: Path, tmp_path: Path) -> None:
-    path = zipped(made, tmp_path / "export.zip")
-    content = bytearray(path.read_bytes())
-    content[content.find(b"fold_0/checkpoint_final.pth") + 5000] ^= 0xFF
-    path.write_bytes(content)
-    assert "is damaged: Bad CRC-32" in refusal(path, models)
-
-
-def test_a_name_that_is_in_the_zip_twice_is_refused(tmp_path: Path, models: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
-        archive.writestr("plans.json", "{}")
-        with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("plans.json", "{ }")
-    assert "is in it twice" in refusal(tmp_path / "twice.zip", models)
-
-
 # killed, and out of space
 
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from node.core.errors import ConfigError
-from node.inference.adding import add_model
+from node.inference.adding.add import add_model
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if sys.argv[3] == "killed" else signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # less than one fold's weights
@@ -545,6 +448,48 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(made: Path, models: Path) 
     done = limited(made, models, "refused")
     assert "cannot be written" in done.stdout, done.stderr
     assert list(models.iterdir()) == []
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from node.core.errors import ConfigError
+from node.inference.adding.add import add_model
+import node.inference.adding.runnable, node.inference.adding.weights  # now, not when it counts
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    add_model(Path(sys.argv[1]), Path(sys.argv[2]), "m")
+    print("added")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_of_two_that_add_one_name_at_once_one_is_refused_and_the_other_is_whole(
+    made: Path, models: Path
+) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(made), str(models)]
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdout
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        assert one.stdin
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = sorted("".join(one.communicate(timeout=120)) for one in both)
+    assert [text == "added\n" for text in said].count(True) == 1, said
+    assert (
+        "is being added by another" in said[0] + said[1] or "is already there" in said[0] + said[1]
+    )
+    assert [path.name for path in models.iterdir()] == ["m"]
+    alone = add_model(made, models, "alone").model
+    assert load_model("m", models / "m").fingerprint == alone.fingerprint
 
 
 # the command

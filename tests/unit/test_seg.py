@@ -478,7 +478,7 @@ def _set(keyword: str, value: Any) -> Callable[[list[Dataset]], Any]:
         (_set("FrameOfReferenceUID", "1.2.3"), "not in the label map's Frame of Reference"),
         (_set("ImagePositionPatient", [-10, 20, 30]), "lie on one slice"),
         (_set("ImagePositionPatient", [-10, 20, 300]), "do not lie on the 20 slices"),
-        (lambda instances: instances.pop(), "the 19 Instances of the Series do not lie on the 20"),
+        (lambda instances: instances.pop(), "the 19 planes of the Series do not lie on the 20"),
     ],
 )
 def test_a_header_that_cannot_carry_a_segmentation_is_refused_by_name(

@@ -7,7 +7,7 @@ from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr._concepts_dict import concepts
 
 from node.core.anatomy import Code
-from node.inference.snomed import Row, guess, normalised, rows
+from node.inference.adding.snomed import Row, guess, normalised, rows
 
 ORGANS = """
 spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right

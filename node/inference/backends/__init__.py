@@ -19,6 +19,13 @@ class Network(Protocol):
         """
         ...
 
+    def on_cpu(self) -> "Network":
+        """One on the CPU with the same answers, for when the device has no memory left.
+
+        A copy that lives apart from this one; itself where it can run nowhere else.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the device's memory. The network is not used again."""
         ...

@@ -58,6 +58,10 @@ class OpenVinoNetwork:
             self._together if len(first) > 1 else self._one_by_one, chain(first, waiting)
         )
 
+    def on_cpu(self) -> "OpenVinoNetwork":
+        """As Network.on_cpu."""
+        return self
+
     def close(self) -> None:
         """As Network.close."""
         self._one_by_one = self._together = []

@@ -27,7 +27,7 @@ class TorchNetwork:
             yield from self._forward(together, batch)
 
     def on_cpu(self) -> "TorchNetwork":
-        """A copy on the CPU, for when the device has no memory left."""
+        """As Network.on_cpu."""
         module = copy.deepcopy(self._module, _on_cpu(self._module))
         return TorchNetwork(module, torch.device("cpu"))
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 import structlog
 
 from node.core.model import Model
-from node.inference import worker
-from node.inference.messages import Channel
-from node.inference.worker import Settings
+from node.inference.worker.main import Settings, main
+from node.inference.worker.messages import Channel
 
 REAP_SECONDS = 1.0  # to wait for a process that is as good as dead
 
@@ -20,7 +19,7 @@ log = structlog.get_logger()
 
 
 class WorkerProcess:
-    """A process that runs `worker.main`, started by the constructor.
+    """A process that runs `worker.main.main`, started by the constructor.
 
     `spawn` gives it nothing of the parent's but one end of a pipe: no locks, no sockets.
     """
@@ -31,9 +30,7 @@ class WorkerProcess:
         self.channel = Channel(connection)
         self._ending = threading.Lock()
         self.end_reason: str | None = None
-        self._process = context.Process(
-            target=worker.main, args=(theirs, models, settings), daemon=True
-        )
+        self._process = context.Process(target=main, args=(theirs, models, settings), daemon=True)
         with _interrupts_blocked():
             self._process.start()
         theirs.close()  # or its death would not read as the end of the pipe

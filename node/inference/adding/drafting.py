@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node.core.anatomy import TISSUE, Code
-from node.inference.snomed import Guess, guess
+from node.inference.adding.snomed import Guess, guess
 
 _LONGEST_NAME = 64  # characters, PS3.5 6.2: LO
 _MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR", "pet": "PT"}  # by channel name
@@ -36,7 +36,7 @@ _MODALITY_UNKNOWN = """\
 _SEGMENTS = """\
 # A code that was guessed from the label's name says `guessed = true`. Take that line out when a
 # person has confirmed the code; `segnode models list` counts those that are left. The names and
-# codes: node/inference/codes/segments.csv; more in PS3.16, CID 7150 and 7151.
+# codes: node/inference/adding/codes/segments.csv; more in PS3.16, CID 7150 and 7151.
 """
 
 _UNKNOWN = """\

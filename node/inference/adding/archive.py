@@ -5,6 +5,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -16,8 +17,9 @@ _MOST_MEMBERS = 100_000
 _LARGEST_TEXT = 64 * 2**20  # bytes; plans.json has some thousands
 _LARGEST_TOTAL = 64 * 2**30  # bytes; five folds of the largest networks have about ten
 _TEXTS = (PLANS, DATASET, DESCRIPTION)
-_BROKEN = (
+_BROKEN = (  # bz2 raises OSError; a local name that is no text, ValueError
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    OSError, ValueError,
 )  # fmt: skip
 _ENCRYPTED = 0x1  # general purpose bit flag, APPNOTE 4.4.4
 
@@ -82,6 +84,8 @@ class Archive:
         return found
 
     def _require_harmless(self, member: zipfile.ZipInfo) -> None:
+        if not member.filename:
+            raise self._refused("a member has no name")
         name = PurePosixPath(member.filename)
         outside = name.is_absolute() or ".." in name.parts
         if outside or "\\" in member.filename or ":" in member.filename:
@@ -107,14 +111,21 @@ class Archive:
 
     def _write(self, member: zipfile.ZipInfo, path: Path) -> None:
         """zipfile gives no more than the bytes that the member claims, and checks their sum."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._zip.open(member) as packed, path.open("xb") as file:
-                shutil.copyfileobj(packed, file, 2**20)
-        except _BROKEN as why:
-            raise ConfigError(f"{self._path}: {member.filename!r} is damaged: {why}") from why
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for part in self._unpacked(member):
+                    file.write(part)
         except OSError as why:
             raise ConfigError(f"{path}: cannot be written: {why.strerror or why}") from why
+
+    def _unpacked(self, member: zipfile.ZipInfo) -> Iterator[bytes]:
+        try:
+            with self._zip.open(member) as packed:
+                while part := packed.read(2**20):
+                    yield part
+        except _BROKEN as why:
+            raise ConfigError(f"{self._path}: {member.filename!r} is damaged: {why}") from why
 
     def _refused(self, reason: str) -> ConfigError:
         return ConfigError(f"{self._path}: refused, nothing was unpacked: {reason}")
@@ -122,7 +133,7 @@ class Archive:
 
 def _is_needed(name: PurePosixPath) -> bool:
     """plans.json, dataset.json, model.toml, fold_N/checkpoint; of a first stage inside, too."""
-    parts = name.parts[1:] if name.parts[0] == PREVIOUS_STAGE else name.parts
+    parts = name.parts[1:] if name.parts[:1] == (PREVIOUS_STAGE,) else name.parts
     if len(parts) == 1:
         return parts[0] in _TEXTS
     return len(parts) == 2 and parts[0].startswith("fold_") and parts[1] in CHECKPOINTS

@@ -13,6 +13,7 @@ from typing import Any
 
 from node.core.errors import SegnodeError, Temporary
 from node.core.volume import LabelMap, Volume
+from node.inference.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,20 +143,3 @@ def failure(number: int | None, error: Exception) -> Failed:
         return Failed(number, Temporary(f"the worker ran out of memory: {error}"), spoiled=True)
     text = "".join(traceback.format_exception(error))
     return Failed(number, RuntimeError(f"the worker failed:\n{text}"), spoiled=True)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine's memory or the device's was too small.
-
-    torch's own OutOfMemoryError is a RuntimeError; cuDNN and OpenVINO raise a plain one.
-    """
-    words = (
-        "out of memory",
-        "allocate memory",
-        "ALLOC_FAILED",
-        "bad_alloc",
-        "unable to find an engine",  # cuDNN, when none of its algorithms found room
-        "Unable to find a valid cuDNN algorithm",
-    )
-    said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return said or isinstance(error, MemoryError)

@@ -13,7 +13,8 @@ import structlog
 from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.messages import (
+from node.inference.worker.main import Settings
+from node.inference.worker.messages import (
     Answered,
     Beat,
     Cancel,
@@ -24,10 +25,10 @@ from node.inference.messages import (
     Ready,
     Request,
 )
-from node.inference.process import REAP_SECONDS, WorkerProcess
-from node.inference.worker import Settings
+from node.inference.worker.process import REAP_SECONDS, WorkerProcess
 
 _CANCEL_SECONDS = 60.0  # for a tile on a slow machine, or an export, which cannot be interrupted
+_LONG_LIFE_SECONDS = 60.0
 _TICKS = 20  # in heartbeat_seconds
 _STEPS = 3  # prepare, predict, finish
 
@@ -65,6 +66,8 @@ class Child:
         self._heard = 0  # messages
         self.resident: frozenset[str] = frozenset()  # fingerprints
         self.ready = False
+        self._ready_at = 0.0  # monotonic
+        self._answered = False  # any request, with labels
         self.requests = 0  # counted by the engine that places them
         self._process = WorkerProcess(models, settings)
         for name, work in (("read worker", self._read), ("watch worker", self._watch)):
@@ -79,6 +82,12 @@ class Child:
     def alive(self) -> bool:
         """Whether it can still take a request."""
         return self._process.end_reason is None
+
+    @property
+    def did_well(self) -> bool:
+        """Whether it became ready and then answered, or lived for a while at least."""
+        lived = time.monotonic() - self._ready_at
+        return self.ready and (self._answered or lived > _LONG_LIFE_SECONDS)
 
     # -- for those who have work for it
 
@@ -158,7 +167,7 @@ class Child:
     def _tell(self, progress: Progress, tell: Tell, number: int, mailbox: _Mailbox) -> None:
         try:
             tell(progress)
-        except Exception:
+        except Exception:  # the caller's own, of any kind: it ends the request
             with contextlib.suppress(Temporary):  # it died: that ended the request, too
                 self._cancel(number, mailbox)
             raise
@@ -181,13 +190,14 @@ class Child:
                 self._dispatch(message)
         except (EOFError, OSError):
             pass
-        except Exception as error:
+        except Exception as error:  # bytes that do not unpickle raise whatever they like
             log.exception("a worker's message could not be taken", pid=self.pid)
             self._process.die(f"said what its parent does not understand: {error!r}")
         self._bury()
 
     def _dispatch(self, message: object) -> None:
         if isinstance(message, Progressed | Answered):
+            self._answered = self._answered or isinstance(message, Answered)
             self._post(message.id, message)
         elif isinstance(message, Failed):
             self._failed(message)
@@ -199,6 +209,7 @@ class Child:
         elif isinstance(message, Loaded):
             self._load_seconds[message.model] = round(message.seconds, 3)
         elif isinstance(message, Ready):
+            self._ready_at = time.monotonic()
             self.ready = True
             self._settled.set()
             seconds = round(time.monotonic() - self._begin, 3)

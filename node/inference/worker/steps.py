@@ -12,8 +12,9 @@ from typing import Any
 
 from node.core.errors import Temporary
 from node.core.model import Model, Progress
-from node.inference.memory import DeviceMemory
-from node.inference.messages import (
+from node.inference.out_of_memory import is_out_of_memory
+from node.inference.worker.memory import DeviceMemory
+from node.inference.worker.messages import (
     Answered,
     Cancelled,
     Doing,
@@ -21,9 +22,8 @@ from node.inference.messages import (
     Progressed,
     Request,
     failure,
-    is_out_of_memory,
 )
-from node.inference.residency import Residency, Resident
+from node.inference.worker.residency import Residency, Resident
 
 _MOST_WAITING = 64  # requests; the node has as many as its lanes, far fewer
 _TELL_SECONDS = 0.2
@@ -138,7 +138,7 @@ class Steps:
         try:
             case.refuse_if_cancelled()
             work(case)
-        except Exception as error:
+        except Exception as error:  # torch and its drivers raise anything; each request is answered
             self._fail(case, error)
             return False
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from node.core.errors import ConfigError
-from node.inference.archive import Archive
+from node.inference.adding.archive import Archive
 from node.inference.cascade import PREVIOUS_STAGE, wanted_before
 from node.inference.checkpoint import trained_configuration
 from node.inference.folder import (

@@ -18,8 +18,8 @@ import structlog
 
 from node.core.model import Model
 from node.inference import environment
-from node.inference.memory import DeviceMemory, memory_of
-from node.inference.messages import (
+from node.inference.worker.memory import DeviceMemory, memory_of
+from node.inference.worker.messages import (
     Beat,
     Cancel,
     Channel,
@@ -29,18 +29,21 @@ from node.inference.messages import (
     Request,
     failure,
 )
-from node.inference.residency import Residency, Resident
-from node.inference.steps import Steps
+from node.inference.worker.residency import Residency, Resident
+from node.inference.worker.steps import Steps
 
 _ORPHANED, _THREAD_DIED = 70, 71  # exit codes
 _BEAT_SECONDS = 1.0
-# The models' part of what they hold and what is free; the rest is for volumes and activations.
+# The models' part of what is free and what they hold; the rest is for volumes and activations.
 _MODELS_PART = (3, 4)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a worker runs its models. memory_bytes: for them at rest; 0: what its device has."""
+    """How a worker runs its models.
+
+    memory_bytes: for them at rest; 0: three quarters of what is free and what they hold.
+    """
 
     device: str = "auto"
     threads: int = 0
@@ -61,7 +64,7 @@ def main(connection: Connection, models: Mapping[str, Model], settings: Settings
         _serve(channel, _start(channel, models, settings))
     except (EOFError, ConnectionError):  # the parent hung up
         pass
-    except Exception as error:
+    except Exception as error:  # whatever it is, the parent has to learn why
         channel.send(failure(None, error))
     os._exit(0)  # a thread in the middle of its work would make an orderly end a crash
 

@@ -4,6 +4,7 @@ Found, tried, written beside as safetensors with a model.toml, fsynced, renamed.
 """
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -16,12 +17,12 @@ from pathlib import Path
 from node.core.errors import ConfigError
 from node.core.model import Model
 from node.inference import environment
+from node.inference.adding.drafting import draft, title
+from node.inference.adding.source import trained_folder
 from node.inference.cascade import PREVIOUS_STAGE
 from node.inference.checkpoint import SAFETENSORS
-from node.inference.drafting import draft, title
 from node.inference.folder import DATASET, DESCRIPTION, PLANS, checkpoint_path, read_json
 from node.inference.model import load_model
-from node.inference.source import trained_folder
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a bare key in node.toml, and a folder
 
@@ -49,15 +50,13 @@ def add_model(
     with trained_folder(source, beside) as folder:
         called = name or slug(_dataset_name(folder))
         place = target.resolve() if target else models / called
-        _refuse_taken(place)
-        part = place.with_name(f".{place.name}.part")
         try:
-            added = _write(called, folder, part)
-            _settle(part, place)
+            with _part_of(place) as part:
+                _refuse_taken(place)
+                added = _write(called, folder, part)
+                _settle(part, place)
         except OSError as error:
             raise ConfigError(f"{place}: cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return replace(added, model=_moved(added.model, part, place))
 
 
@@ -94,9 +93,54 @@ def _refuse_taken(place: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def _part_of(place: Path) -> Iterator[Path]:
+    """An empty folder beside `place` that nobody else writes to; gone at the end, unless renamed.
+
+    Raises ConfigError where another process adds the same model at this moment.
+    """
+    part = place.with_name(f".{place.name}.part")
+    part.mkdir(exist_ok=True)
+    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _lock(descriptor, part, place)
+        try:
+            _empty(part)  # of what an earlier attempt left that was killed
+            yield part
+        finally:
+            if _is_at(part, descriptor):
+                shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, part: Path, place: Path) -> None:
+    """For as long as the folder is open. The kernel takes the lock from whom it kills."""
+    taken = False
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = _is_at(part, descriptor)  # else another has renamed it in between: it is a Model
+    if not taken:
+        raise ConfigError(f"{place}: is being added by another process; wait until that has ended")
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _write(called: str, folder: Path, part: Path) -> Added:
     """The model in `folder` as it will be, in `part`; loaded once, as the node will."""
-    shutil.rmtree(part, ignore_errors=True)  # of an earlier attempt that was killed
     model = load_model(called, folder)
     if model.previous_stage:
         _write_stage(model.previous_stage, part / PREVIOUS_STAGE)
@@ -114,9 +158,9 @@ def _write_stage(model: Model, into: Path) -> str:
     """
     environment.prepare(0)
     with _silence():
+        from node.inference.adding.runnable import Architecture
+        from node.inference.adding.weights import write_checkpoint
         from node.inference.network import read_checkpoint
-        from node.inference.runnable import Architecture
-        from node.inference.weights import write_checkpoint
 
         architecture = Architecture(model.folder, model.configuration)
         _copy_texts(model.folder, into)

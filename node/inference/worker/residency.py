@@ -13,7 +13,7 @@ import structlog
 
 from node.core.model import Model, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.inference.messages import is_out_of_memory
+from node.inference.out_of_memory import is_out_of_memory
 
 log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ class Residency:
         try:
             with self._change:
                 self._make_room(model, 0, wait=False)  # now that it is known what it takes
-        except BaseException:
+        except BaseException:  # however it ends, nobody will release it
             self.release(model)
             raise
         return held.segmenter
@@ -121,7 +121,7 @@ class Residency:
         """Whether it could be loaded; what it holds is known then, even if it did not stay."""
         try:
             held = self._add(model, users=0)
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not (is_out_of_memory(error) and self._held):
                 raise
             log.warning("model is loaded when it is needed", model=model.name, why=str(error))
@@ -146,7 +146,7 @@ class Residency:
         """Where memory runs out, every idle model is closed and loading begins again."""
         try:
             return self._warm(model)
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not self.close_idle():
                 raise
         return self._warm(model)  # out here: the error holds what was loaded before it
@@ -155,7 +155,7 @@ class Residency:
         segmenter = self._load(model)
         try:
             segmenter.warm_up()
-        except BaseException:
+        except BaseException:  # however it ends, nobody will close it
             segmenter.close()
             raise
         return segmenter

@@ -1,0 +1,299 @@
+"""The lanes between a received file and a queued Job: recording and closing."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from node import pipeline
+from node.core.model import Model
+from node.core.names import SeriesInstanceUID
+from node.core.verdict import Verdict
+from node.dicom import closing
+from node.dicom.closing import Facts, Instance, Judgement, Times, judge
+from node.dicom.inbox import Inbox
+from node.dicom.planes import plane_from
+from node.dicom.routing import Route, fit
+from node.lanes import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.recording import ASIDE, CONFLICT, NOT_YET, Recorded
+from node.store.series import Brought, OpenSeries, SeriesStore, StoredSeries
+
+log = structlog.get_logger()
+
+BATCH: Final = 100  # files per transaction: one fsync for all, and a short wait for the last one
+READERS: Final = 2
+AGAIN_SECONDS: Final = 5.0  # before a file that could not be recorded is tried again
+_PAUSE = 5.0  # times what the last judgement took: so much of a core it may cost at most
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class RecordLane(Lane):
+    """incoming/ → rows and final places, in passes over what lies there."""
+
+    def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
+        super().__init__("record")
+        self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
+        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._started_at: float | None = time.time()
+        self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
+        self._again: dict[Path, float] = {}  # monotonic
+        self._unread: dict[Path, str] = {}
+
+    def has_recorded_as_of(self, moment: float) -> bool:
+        """Whether all that lay in incoming/ at that monotonic moment has been recorded."""
+        return self._done_as_of >= moment
+
+    def unread(self) -> Collection[str]:
+        """Associations of which something is safe on disk and cannot be recorded yet."""
+        return set(self._unread.values())
+
+    def step(self) -> float:
+        began = time.monotonic()
+        arrived = self._inbox.arrived()
+        due = [path for path in arrived if self._again.get(path, began) <= began]
+        for first in range(0, len(due), BATCH):
+            if self._stopping.is_set():
+                return AT_ONCE
+            self._record(due[first : first + BATCH])
+            self._on_recorded()
+        self._forget_all_but(arrived)
+        self._done_as_of = began
+        self._lose_what_was_open()
+        self._on_recorded()
+        return IDLE_SECONDS
+
+    def _record(self, paths: Sequence[Path]) -> None:
+        recorded = pipeline.record(paths, self._inbox, self._series, time.time(), self._reading.map)
+        for one in recorded:
+            self._again.pop(one.path, None)
+            self._unread.pop(one.path, None)
+            if one.what in (CONFLICT, ASIDE):
+                log.warning("instance set aside", file=one.path.name, why=one.detail)
+            elif one.what == NOT_YET:
+                self._try_again(one)
+
+    def _try_again(self, one: Recorded) -> None:
+        log.error("instance cannot be recorded yet", file=one.path.name, error=one.detail)
+        self._again[one.path] = time.monotonic() + AGAIN_SECONDS
+        if one.association is not None:
+            self._unread[one.path] = one.association
+
+    def _forget_all_but(self, arrived: Sequence[Path]) -> None:
+        if self._again:
+            there = set(arrived)
+            self._again = {path: at for path, at in self._again.items() if path in there}
+            self._unread = {path: name for path, name in self._unread.items() if path in there}
+
+    def _lose_what_was_open(self) -> None:
+        """Once, when all is recorded that the process before left behind."""
+        if self._started_at is not None:
+            self._series.lose_open_associations(self._started_at, time.time())
+            self._started_at = None
+
+
+@dataclass
+class Watched:
+    """What the lane remembers of an open Series; all moments are monotonic.
+
+    silent_since: of its last Instance, as this process saw it. look_at: when it is judged next.
+    """
+
+    seen: OpenSeries
+    silent_since: float
+    look_at: float
+    pause: float = 0.0
+    judged_at: float = float("-inf")
+    times: Times | None = None
+    told: str = ""
+
+
+class CloseLane(Lane):
+    """Open Series → judged; closed with their Jobs once the evidence or the waiting suffices.
+
+    Waiting is measured by the monotonic clock: a clock that is set closes nothing early. After a
+    start every Series that is open waits anew.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        series: SeriesStore,
+        routes: Sequence[Route],
+        models: Mapping[str, Model],
+        times: Times,
+        on_queued: Wake,
+        recording: RecordLane,
+        asks: Sequence[str] = (),
+        header_counts: bool = True,
+    ) -> None:
+        super().__init__("close")
+        self._inbox, self._series = inbox, series
+        self._routes, self._models = routes, models
+        self._times, self._on_queued, self._recording = times, on_queued, recording
+        self._asks, self._header_counts = asks, header_counts
+        self._watched: dict[SeriesInstanceUID, Watched] = {}
+
+    def step(self) -> float:
+        self._notice(self._series.open_series(), time.monotonic())
+        now = time.monotonic()
+        due = [one for one in self._watched.values() if one.look_at <= now]
+        ready = [one for one in due if self._recording.has_recorded_as_of(one.look_at)]
+        for one in ready:
+            self._look(one)
+        if len(ready) < len(due):
+            self._recording.wake()  # it wakes this lane when it has been through incoming/
+        later = (one.look_at for one in self._watched.values() if one.look_at > now)
+        return min(max(min(later, default=float("inf")) - time.monotonic(), 0.001), IDLE_SECONDS)
+
+    def _notice(self, opened: Sequence[OpenSeries], now: float) -> None:
+        before = self._watched
+        self._watched = {}
+        for one in opened:
+            watched = before.get(one.series_instance_uid)
+            if watched is None:
+                watched = Watched(one, now, now)
+            elif watched.seen.revision != one.revision:
+                self._notice_change(watched, one, now)
+            self._watched[one.series_instance_uid] = watched
+
+    def _notice_change(self, watched: Watched, now_open: OpenSeries, now: float) -> None:
+        earlier = watched.seen
+        if (earlier.instances, earlier.last_received_at) != (
+            now_open.instances,
+            now_open.last_received_at,
+        ):
+            watched.silent_since = now
+        watched.seen = now_open
+        watched.look_at = max(now, watched.judged_at + watched.pause)
+
+    def _look(self, watched: Watched) -> None:
+        uid = watched.seen.series_instance_uid
+        seen = self._series.get(uid)
+        if seen is None or seen.closed_at is not None:
+            del self._watched[uid]
+            return
+        began = time.monotonic()
+        try:
+            judgement = self._judge(seen, watched)
+            if judgement.wait_seconds <= 0 and self._close(seen, judgement):
+                del self._watched[uid]
+                return
+            self._tell(seen, judgement, watched)
+            wait = max(judgement.wait_seconds, 0.01)
+        except Exception:  # of this Series; the others are closed all the same
+            log.exception("a series cannot be judged", series_instance_uid=uid)
+            wait = _LONGEST_PAUSE_SECONDS * 10
+        watched.judged_at = time.monotonic()
+        watched.pause = min((watched.judged_at - began) * _PAUSE, _LONGEST_PAUSE_SECONDS)
+        watched.look_at = watched.judged_at + wait
+
+    def _tell(self, seen: StoredSeries, judgement: Judgement, watched: Watched) -> None:
+        """A Series that waits for long says why."""
+        if judgement.refused is not None and judgement.words != watched.told:
+            watched.told = judgement.words
+            self._series.tell(seen, judgement.words, judgement.values())
+            log.warning(
+                "a series waits for what is missing",
+                series_instance_uid=seen.series_instance_uid,
+                why=judgement.refused,
+            )
+
+    def _judge(self, seen: StoredSeries, watched: Watched) -> Judgement:
+        if watched.times is None:
+            watched.times = self._times_of(seen.series_instance_uid)
+        if watched.seen.is_arriving and self._cannot_close_yet(watched):
+            wait = watched.times.quiet_seconds - (time.monotonic() - watched.silent_since)
+            return Judgement(Verdict.UNPROVEN, (), max(wait, 0.01))
+        brought = self._series.brought(seen.series_instance_uid)
+        facts = facts_of(
+            brought,
+            seen.counts,
+            time.monotonic() - watched.silent_since,
+            self._asks,
+            self._recording.unread(),
+            self._header_counts,
+        )
+        return judge(facts, watched.times)
+
+    def _cannot_close_yet(self, watched: Watched) -> bool:
+        """While an Association is open nothing is proven: no need to look at every slice."""
+        assert watched.times is not None
+        return time.monotonic() - watched.silent_since < watched.times.quiet_seconds
+
+    def _times_of(self, uid: SeriesInstanceUID) -> Times:
+        try:
+            header = self._inbox.header(uid)
+        except (OSError, IndexError):  # deleted meanwhile, see retention
+            return self._times
+        return longest([route for route in self._routes if fit(route, header).matches], self._times)
+
+    def _close(self, seen: StoredSeries, judgement: Judgement) -> bool:
+        jobs = pipeline.close(
+            seen,
+            judgement,
+            self._inbox,
+            self._series,
+            self._routes,
+            self._models,
+            time.time(),
+        )
+        if jobs is None:
+            return False
+        log.info(
+            "series closed",
+            series_instance_uid=seen.series_instance_uid,
+            evidence=judgement.words,
+            jobs=[job.id for job in jobs],
+        )
+        self._on_queued()
+        return True
+
+
+def longest(matching: Sequence[Route], usual: Times) -> Times:
+    """The times of a Series: the longest that its Routes set; the most that one of them wants."""
+    if not matching:
+        return usual
+    surest = max((route.least_verdict for route in matching), key=list(Verdict).index)
+    return replace(
+        usual,
+        settle_seconds=max(route.settle_seconds or usual.settle_seconds for route in matching),
+        quiet_seconds=max(route.quiet_seconds or usual.quiet_seconds for route in matching),
+        least=surest,
+    )
+
+
+def facts_of(
+    brought: Sequence[Brought],
+    counts: Mapping[str, Mapping[str, object]],
+    silent_seconds: float,
+    asks: Sequence[str],
+    unread: Collection[str],
+    header_counts: bool,
+) -> Facts:
+    """What the database holds of a Series, as evidence."""
+
+    def ending(one: Brought) -> str | None:
+        if one.association is None:
+            return None
+        return closing.UNREAD if one.association in unread else one.ending or closing.OPEN
+
+    return Facts(
+        instances=[
+            Instance(
+                one.sop_instance_uid,
+                one.number,
+                one.parts,
+                ending(one),
+                tuple(plane_from(values) for values in one.planes),
+            )
+            for one in brought
+        ],
+        silent_seconds=silent_seconds,
+        counts=[closing.count_from(values) for values in counts.values()],
+        asks=asks,
+        header_counts=header_counts,
+    )

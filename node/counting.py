@@ -1,0 +1,160 @@
+"""Counting: how many Instances of an open Series a Peer holds, asked beside everything else."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from node.core.errors import SegnodeError
+from node.core.names import AETitle, SeriesInstanceUID
+from node.dicom.closing import Count, Times, count_values
+from node.dicom.query import Query, querying
+from node.dicom.scu import Peer
+from node.lanes import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.store.series import OpenSeries, SeriesStore
+
+log = structlog.get_logger()
+
+AT_MOST: Final = 50  # questions over one Association, so that new Series soon have their turn
+BETWEEN_SECONDS: Final = 1.0  # questions about a Series that is arriving
+FIRST_PAUSE_SECONDS: Final = 1.0  # after an answer that lets us wait, or none; doubles …
+LONGEST_PAUSE_SECONDS: Final = 60.0  # … up to this
+_NAMED: Final = 20
+
+
+@dataclass
+class Asked:
+    """What this process knows of a Peer and one Series; moments are monotonic.
+
+    since: of the first answer with the present number.
+    """
+
+    count: Count
+    held: int = -1
+    at: float = float("-inf")
+    since: float = 0.0
+    next_at: float = float("-inf")
+    pause: float = FIRST_PAUSE_SECONDS
+    was_arriving: bool = True
+
+
+class CountLane(Lane):
+    """Asks one Peer for NumberOfSeriesRelatedInstances of every Series that is open.
+
+    First as soon as the Series is seen: a number said before the Instances came is worth more.
+    """
+
+    def __init__(
+        self,
+        series: SeriesStore,
+        peer: Peer,
+        calling_ae_title: AETitle,
+        times: Times,
+        on_counted: Wake,
+    ) -> None:
+        super().__init__(f"count {peer.name}")
+        self._series, self._peer, self._calling_ae_title = series, peer, calling_ae_title
+        self._times, self._on_counted = times, on_counted
+        self._asked: dict[SeriesInstanceUID, Asked] = {}
+
+    def step(self) -> float:
+        opened = self._series.open_series()
+        self._forget_all_but(opened)
+        due = sorted(
+            (one for one in opened if self._due_at(one) <= time.monotonic()), key=self._order
+        )
+        if due:
+            self._ask(due[:AT_MOST])
+            return AT_ONCE
+        soonest = min((self._due_at(one) for one in opened), default=float("inf"))
+        return min(max(soonest - time.monotonic(), 0.0), IDLE_SECONDS)
+
+    def _order(self, one: OpenSeries) -> tuple[bool, float]:
+        """What this Peer sent comes first, then what was not asked for the longest."""
+        asked = self._asked.get(one.series_instance_uid)
+        sent_by_it = one.calling_ae_title == self._peer.ae_title
+        return not sent_by_it, asked.at if asked else float("-inf")
+
+    def _due_at(self, one: OpenSeries) -> float:
+        asked = self._asked.get(one.series_instance_uid)
+        if asked is None:
+            return float("-inf")
+        if asked.count.error is not None:
+            return asked.next_at
+        if one.instances != asked.held:
+            return asked.at + (BETWEEN_SECONDS if one.is_arriving else 0.0)
+        if asked.was_arriving and not one.is_arriving and asked.count.instances is None:
+            return asked.at
+        return asked.next_at
+
+    def _forget_all_but(self, opened: Sequence[OpenSeries]) -> None:
+        there = {one.series_instance_uid for one in opened}
+        self._asked = {uid: asked for uid, asked in self._asked.items() if uid in there}
+
+    def _ask(self, due: Sequence[OpenSeries]) -> None:
+        left = list(due)
+        try:
+            with querying(self._peer, self._calling_ae_title) as query:
+                while left and not self._stopping.is_set():
+                    self._answered(left[0], query)
+                    left.pop(0)
+        except SegnodeError as error:
+            for one in left:  # the Peer is asked for each of them later
+                self._unanswered(one, str(error))
+            log.warning("a peer cannot be asked", peer=self._peer.name, error=str(error))
+        self._on_counted()
+
+    def _answered(self, one: OpenSeries, query: Query) -> None:
+        uid, study = one.series_instance_uid, one.study_instance_uid
+        number = query.count(study, uid)
+        now = time.monotonic()
+        asked = self._asked.setdefault(uid, Asked(Count(self._peer.name)))
+        before = asked.count.instances
+        if number != before:
+            asked.since, asked.pause = now, FIRST_PAUSE_SECONDS
+            ahead = number - one.instances
+            grew = asked.count.grew or (before is not None and number > before > 0)
+        else:
+            ahead, grew = asked.count.ahead, asked.count.grew
+        missing = (
+            self._missing(one, query) if number > one.instances and not one.is_arriving else []
+        )
+        asked.count = Count(
+            self._peer.name,
+            number,
+            one.instances,
+            ahead,
+            now - asked.since,
+            grew,
+            tuple(missing[:_NAMED]),
+            len(missing),
+        )
+        self._schedule(asked, one, now)
+        self._series.add_count(uid, self._peer.name, count_values(asked.count), time.time())
+
+    def _schedule(self, asked: Asked, one: OpenSeries, now: float) -> None:
+        asked.held, asked.at, asked.was_arriving = one.instances, now, one.is_arriving
+        number = asked.count.instances or 0
+        if number > one.instances:
+            asked.next_at = now + asked.pause
+            asked.pause = min(asked.pause * 2, LONGEST_PAUSE_SECONDS)
+        elif number == one.instances and asked.count.stable_seconds < self._times.quiet_seconds:
+            asked.next_at = asked.since + self._times.quiet_seconds
+        else:
+            asked.next_at = float("inf")
+
+    def _missing(self, one: OpenSeries, query: Query) -> list[str]:
+        here = {i.sop_instance_uid for i in self._series.brought(one.series_instance_uid)}
+        there = query.instances(one.study_instance_uid, one.series_instance_uid)
+        return [str(i) for i in there if i.sop_instance_uid not in here]
+
+    def _unanswered(self, one: OpenSeries, error: str) -> None:
+        uid = one.series_instance_uid
+        asked = self._asked.setdefault(uid, Asked(Count(self._peer.name)))
+        asked.count = replace(asked.count, error=error)
+        asked.held, asked.at = one.instances, time.monotonic()
+        asked.next_at = asked.at + asked.pause
+        asked.pause = min(asked.pause * 2, LONGEST_PAUSE_SECONDS)
+        self._series.add_count(uid, self._peer.name, count_values(asked.count), time.time())

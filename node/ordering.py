@@ -1,0 +1,106 @@
+"""What a closed Series starts: Jobs of its own, and places in Jobs of several Series."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from node.core.model import Model
+from node.core.uids import input_fingerprint, result_uids
+from node.core.verdict import Verdict
+from node.dicom.closing import Judgement
+from node.dicom.routing import Fit, Route
+from node.store.orders import JobOrder
+from node.store.series import StoredInstance, StoredSeries
+from node.store.waiting import ChannelFit, ChannelRoute
+
+
+@dataclass(frozen=True)
+class Starts:
+    """orders: Jobs at once. channel_fits: for Jobs that may need other Series, too."""
+
+    orders: Sequence[JobOrder] = ()
+    channel_fits: Sequence[ChannelFit] = ()
+
+
+def starts(
+    seen: StoredSeries,
+    instances: Sequence[StoredInstance],
+    header: Dataset,
+    matching: Sequence[Fit],
+    models: Mapping[str, Model],
+    verdict: Verdict | None = None,
+) -> Starts:
+    """One Job per Model that reads one Series; for the others, which channels the Series fits.
+
+    Two Routes to one Model make one Job with both Routes' Peers and the higher priority.
+    """
+    single = [one.route for one in matching if not one.route.channels]
+    fingerprint = input_fingerprint([{str(i.sop_instance_uid): i.sha256 for i in instances}])
+    orders = [
+        _order(seen, fingerprint, [r for r in single if r.model == name], models[name], verdict)
+        for name in dict.fromkeys(route.model for route in single)
+    ]
+    frame = _frame_of_reference_uid(header)
+    fits = [
+        ChannelFit(channel_route(one.route, models), one.channels, frame)
+        for one in matching
+        if one.route.channels
+    ]
+    return Starts(orders, fits)
+
+
+def accepted(matching: Sequence[Fit], judgement: Judgement) -> tuple[list[Fit], list[str]]:
+    """The matching Routes that take a Series so judged, and in words why the others do not."""
+    if judgement.refused is not None:
+        return [], [f"not segmented: {judgement.refused}"] if matching else []
+    taking, refusals = [], []
+    for one in matching:
+        if judgement.verdict.is_at_least(one.route.least_verdict):
+            taking.append(one)
+        else:
+            refusals.append(
+                f'route "{one.route.name}" wants {one.route.least_verdict}, the Series is '
+                f"{judgement.verdict}: {judgement.lacks}"
+            )
+    return taking, refusals
+
+
+def channel_route(route: Route, models: Mapping[str, Model]) -> ChannelRoute:
+    """A Route whose Model reads several Series, as the store takes it."""
+    return ChannelRoute(
+        name=route.name,
+        model=route.model,
+        model_fingerprint=models[route.model].fingerprint,
+        channels=tuple(route.channels),
+        peers=tuple(dict.fromkeys(route.send_to)),
+        priority=route.priority,
+        wait_seconds=route.wait_seconds,
+    )
+
+
+def _order(
+    seen: StoredSeries,
+    fingerprint: str,
+    routes: Sequence[Route],
+    model: Model,
+    verdict: Verdict | None,
+) -> JobOrder:
+    return JobOrder(
+        series_instance_uids=(seen.series_instance_uid,),
+        route=", ".join(route.name for route in routes),
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        input_fingerprint=fingerprint,
+        result_uids=result_uids(fingerprint, model.fingerprint),
+        peers=tuple(dict.fromkeys(peer for route in routes for peer in route.send_to)),
+        priority=max(route.priority for route in routes),
+        verdict=verdict,
+    )
+
+
+def _frame_of_reference_uid(header: Dataset) -> str:
+    try:
+        return str(header.get("FrameOfReferenceUID") or "")[:64]
+    except Exception:  # a sender's odd value; without one the Series is in no common frame
+        return ""

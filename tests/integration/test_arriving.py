@@ -1,0 +1,320 @@
+"""Recording and closing with a real store and real files: late, again, otherwise, never ended."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from pydicom import Dataset
+
+from node.arriving import CloseLane, RecordLane
+from node.core.job import Job, JobEvent, JobState
+from node.core.names import SeriesInstanceUID
+from node.core.verdict import Verdict
+from node.dicom.closing import Times
+from node.dicom.inbox import Inbox
+from node.dicom.routing import Route
+from node.store import database
+from node.store.deliveries import DeliveryStore
+from node.store.jobs import JobStore
+from node.store.series import SeriesStore, StoredSeries
+from tests import arrivals
+from tests.integration.test_lanes import MODEL
+from tests.series_factory import make_series
+
+ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
+
+
+class Ward:
+    """A data folder with the lanes that close Series, stepped by hand."""
+
+    def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
+        self.folder, self.inbox = folder, Inbox(folder)
+        self.series, self.jobs = SeriesStore(engine), JobStore(engine)
+        self.deliveries = DeliveryStore(engine)
+        self.recording = RecordLane(self.inbox, self.series, lambda: None)
+        self.closing = CloseLane(
+            self.inbox,
+            self.series,
+            [ROUTE],
+            {"threshold": MODEL},
+            Times(settle_seconds=0.2, quiet_seconds=0.5),
+            lambda: None,
+            self.recording,
+        )
+
+    def step(self, seconds: float = 0.0) -> None:
+        """Both lanes, again and again for so long."""
+        until = time.monotonic() + seconds
+        while True:
+            self.recording.step()
+            self.closing.step()
+            self.recording.step()
+            self.closing.step()
+            if time.monotonic() >= until:
+                return
+            time.sleep(0.01)
+
+    def of(self, instances: list[Dataset]) -> StoredSeries:
+        seen = self.series.get(str(instances[0].SeriesInstanceUID))
+        assert seen is not None
+        return seen
+
+    def jobs_of(self, instances: list[Dataset]) -> list[Job]:
+        return list(self.jobs.of_series(SeriesInstanceUID(str(instances[0].SeriesInstanceUID))))
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    engine = database.connect(tmp_path)
+    database.migrate(engine)
+    yield Ward(tmp_path, engine)
+    engine.dispose()
+
+
+def _proven(name: str = "series", slices: int = 20) -> list[Dataset]:
+    series = make_series(slices=slices, name=name)
+    for one in series:
+        one.ImagesInAcquisition = slices
+    return series
+
+
+def test_a_proven_series_is_a_job_at_once(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    (job,) = ward.jobs_of(series)
+    assert (job.state, job.verdict) == (JobState.QUEUED, Verdict.PROVEN)
+
+
+def test_a_consistent_series_is_a_job_after_its_settling_time_only(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    assert ward.jobs_of(series) == []
+    ward.step(0.3)
+    (job,) = ward.jobs_of(series)
+    assert job.verdict is Verdict.CONSISTENT
+
+
+def test_a_stream_of_other_series_does_not_keep_one_from_closing(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    others = make_series(slices=200, name="other")
+    association = arrivals.new_association()
+    for number in range(20):  # something lies in incoming/ whenever the lanes look
+        arrivals.keep(ward.inbox, others[number * 10 : number * 10 + 10], None, association)
+        ward.recording.step()
+        arrivals.keep(ward.inbox, others[:1], None, association)
+        ward.closing.step()
+        if ward.jobs_of(series):
+            break
+    assert ward.jobs_of(series)
+
+
+def test_what_lies_in_incoming_when_the_decision_begins_is_part_of_it(ward: Ward) -> None:
+    series = make_series(slices=21)
+    arrivals.keep(ward.inbox, series[:20])
+    ward.recording.step()
+    ward.closing.step()
+    time.sleep(0.3)  # the settling time is over
+    arrivals.keep(ward.inbox, series[20:])
+    ward.closing.step()
+    assert ward.jobs_of(series) == []
+    ward.step(0.4)
+    assert ward.of(series).instances == 21
+    assert len(ward.jobs_of(series)) == 1
+
+
+@pytest.mark.parametrize("ending", ["aborted", "lost"])
+def test_an_association_that_did_not_end_well_proves_nothing(ward: Ward, ending: str) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, ending)
+    ward.step(0.3)
+    assert ward.of(series).closed_at is None
+    ward.step(0.4)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.jobs_of(series) == []
+    assert 'route "all MR" wants consistent' in str(ward.of(series).routing)
+
+
+def test_a_receiver_that_died_loses_all_that_it_had_open(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, None, "r1.7")
+    arrivals.lose(ward.inbox.incoming_folder, "r1")
+    ward.step()
+    (association,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert association.ending == "lost"
+
+
+def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, None)
+    time.sleep(0.01)
+    again = RecordLane(ward.inbox, ward.series, lambda: None)  # as after a start
+    again.step()
+    (association,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert association.ending == "lost"
+
+
+def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_helps(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.step(0.7)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.jobs_of(series) == []
+    arrivals.end(ward.inbox.incoming_folder, association, "released")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.jobs_of(series)) == 1
+
+
+def test_the_same_bytes_again_over_a_released_association_vouch_for_an_aborted_one(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, "aborted")
+    ward.step()
+    arrivals.keep(ward.inbox, series, "released")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert ward.of(series).instances == 20
+
+
+def test_the_same_bytes_again_over_an_aborted_association_take_nothing_away(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    (job,) = ward.jobs_of(series)
+    arrivals.keep(ward.inbox, series[:5], "aborted")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert [one.state for one in ward.jobs_of(series)] == [JobState.QUEUED]
+    assert ward.jobs_of(series)[0].id == job.id
+
+
+def test_other_bytes_are_kept_beside_and_told_with_the_series(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    series[3].PatientComments = "changed"
+    arrivals.keep(ward.inbox, series[3:4], calling="OTHER")
+    ward.step()
+    (told,) = ward.series.conflicts(ward.of(series).series_instance_uid)
+    assert told["sop_instance_uid"] == series[3].SOPInstanceUID
+    assert told["calling_ae_title"] == "OTHER"
+    assert (ward.folder / "aside" / told["file"]).exists()
+    assert [one.state for one in ward.jobs_of(series)] == [JobState.QUEUED]
+
+
+def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward: Ward) -> None:
+    series = make_series(slices=40)
+    arrivals.keep(ward.inbox, series[:20])
+    ward.step(0.4)
+    (first,) = ward.jobs_of(series)
+    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    arrivals.keep(ward.inbox, series[20:])
+    ward.step(0.4)
+    second, cancelled = ward.jobs_of(series)
+    assert cancelled.state is JobState.CANCELLED
+    assert ward.deliveries.take("pacs", time.time()) is None  # it must not leave any more
+    assert second.supersedes == first.id
+    assert ward.jobs.predecessor(second) is None  # nobody has it: there is nothing to replace
+
+
+def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -> None:
+    series = make_series(slices=40)
+    arrivals.keep(ward.inbox, series[:20])
+    ward.step(0.4)
+    (first,) = ward.jobs_of(series)
+    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    taken = ward.deliveries.take("pacs", time.time())
+    assert taken is not None
+    ward.deliveries.give_back(taken[1])  # the node stopped before the Peer answered
+    arrivals.keep(ward.inbox, series[20:30])
+    ward.step(0.4)
+    arrivals.keep(ward.inbox, series[30:])
+    ward.step(0.4)
+    third, second, _ = ward.jobs_of(series)
+    assert second.state is JobState.CANCELLED
+    predecessor = ward.jobs.predecessor(third)
+    assert predecessor is not None
+    assert predecessor.id == first.id
+
+
+def test_an_answer_to_an_attempt_of_before_a_rerun_settles_nothing(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    (job,) = ward.jobs_of(series)
+    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    taken = ward.deliveries.take("pacs", time.time())
+    assert taken is not None
+    ward.jobs.transition(job.id, JobState.SEGMENTED, JobEvent.CANCEL, time.time())
+    ward.jobs.rerun(job.id, JobState.CANCELLED, time.time())
+    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    assert ward.deliveries.delivered(taken[1], "stored", time.time()) is None
+    (delivery,) = ward.jobs.deliveries(job.id)
+    assert delivery.is_open
+
+
+def test_one_file_that_cannot_be_read_stops_neither_the_others_nor_their_series(
+    ward: Ward,
+) -> None:
+    broken, whole = make_series(name="broken"), _proven("whole")
+    arrivals.keep(ward.inbox, broken, association="b.1")
+    first = next(ward.inbox.incoming())
+    kept = first.read_bytes()
+    first.unlink()
+    first.mkdir()  # reading it raises IsADirectoryError: an OSError, whoever runs the test
+    arrivals.keep(ward.inbox, whole)
+    ward.step()
+    assert ward.of(whole).verdict is Verdict.PROVEN
+    assert ward.of(broken).instances == 19
+    assert list(ward.recording.unread()) == ["b.1"]
+    first.rmdir()
+    first.write_bytes(kept)
+    ward.recording._again.clear()  # its time has come
+    ward.step(0.4)
+    assert ward.of(broken).instances == 20
+    assert len(ward.jobs_of(broken)) == 1
+
+
+def test_a_batch_may_be_recorded_twice(ward: Ward) -> None:
+    """As after a crash between the commit and the moves."""
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    lying = {path: path.read_bytes() for path in ward.inbox.arrived()}
+    ward.recording.step()
+    for path, raw in lying.items():
+        path.write_bytes(raw)
+    ward.step()
+    assert ward.inbox.arrived() == []
+    assert ward.of(series).instances == 20
+    assert ward.of(series).verdict is Verdict.PROVEN
+
+
+def test_a_file_of_before_associations_had_names_is_read_and_proves_nothing(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, association="a.1")
+    for number, path in enumerate(ward.inbox.incoming()):
+        path.rename(path.with_name(f"{time.time_ns():020d}-4711-{number:08d}.dcm"))
+    ward.step(0.7)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.of(series).instances == 20
+
+
+def test_a_clock_that_is_set_forward_closes_nothing_early(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series, "aborted")
+    ward.step()
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 86_400.0)
+    ward.step(0.2)
+    assert ward.of(series).closed_at is None

@@ -1,0 +1,245 @@
+"""What is called whole, what is not, and how long each waits."""
+
+from dataclasses import replace
+
+import pytest
+from pydicom import Dataset
+
+from node.core.verdict import Verdict
+from node.dicom.closing import (
+    AHEAD,
+    Count,
+    Facts,
+    Instance,
+    Judgement,
+    Times,
+    count_from,
+    count_values,
+    judge,
+)
+from node.dicom.planes import planes_of
+from tests.series_factory import make_series
+
+TIMES = Times(settle_seconds=3.0, quiet_seconds=10.0, last_limit_seconds=3600.0)
+
+
+def _instance(one: Dataset, ending: str | None = "released") -> Instance:
+    number = None if one.InstanceNumber is None else int(one.InstanceNumber)
+    return Instance(str(one.SOPInstanceUID), number, None, ending, planes_of(one))
+
+
+def _facts(series: list[Dataset], silent: float = 0.0, ending: str | None = "released") -> Facts:
+    return Facts([_instance(one, ending) for one in series], silent)
+
+
+def _counted(series: list[Dataset], said: int) -> list[Dataset]:
+    for one in series:
+        one.ImagesInAcquisition = said
+    return series
+
+
+def _words(judgement: Judgement, evidence: str) -> str:
+    return next(one.words for one in judgement.findings if one.evidence == evidence)
+
+
+def _count(instances: int, held: int, **known: object) -> Count:
+    return replace(Count("pacs", instances, held), **known)  # type: ignore[arg-type]
+
+
+# --- the three verdicts and their times
+
+
+def test_a_whole_series_that_nobody_counts_is_consistent_and_settles() -> None:
+    judgement = judge(_facts(make_series(), silent=1.0), TIMES)
+    assert judgement.verdict is Verdict.CONSISTENT
+    assert judgement.wait_seconds == pytest.approx(2.0)
+    assert judgement.refused is None
+
+
+def test_a_count_in_the_headers_that_agrees_proves_it_at_once() -> None:
+    judgement = judge(_facts(_counted(make_series(), 20)), TIMES)
+    assert (judgement.verdict, judgement.wait_seconds) == (Verdict.PROVEN, 0.0)
+
+
+def test_what_is_not_shown_waits_the_whole_quiet_period() -> None:
+    judgement = judge(_facts(make_series(), silent=4.0, ending="aborted"), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.wait_seconds == pytest.approx(6.0)
+    assert "20 of 20 came over an association that is aborted" in judgement.lacks
+
+
+def test_the_settling_time_is_never_longer_than_the_quiet_period() -> None:
+    judgement = judge(_facts(make_series()), replace(TIMES, quiet_seconds=1.0))
+    assert judgement.wait_seconds == pytest.approx(1.0)
+
+
+def test_a_route_that_wants_proof_lets_a_consistent_series_wait_for_it() -> None:
+    judgement = judge(_facts(make_series()), replace(TIMES, least=Verdict.PROVEN))
+    assert judgement.wait_seconds == pytest.approx(10.0)
+
+
+# --- (a) to (c)
+
+
+def test_a_missing_slice_in_the_middle_is_named_by_number_and_place() -> None:
+    series = make_series()
+    del series[6]
+    judgement = judge(_facts(series), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert _words(judgement, "numbers") == "InstanceNumber 7 is missing"
+    assert "1 slice missing there" in _words(judgement, "geometry")
+
+
+def test_a_slice_of_the_series_at_the_same_place_twice_is_not_whole() -> None:
+    series = make_series()
+    series[5].ImagePositionPatient = series[4].ImagePositionPatient
+    assert judge(_facts(series), TIMES).verdict is Verdict.UNPROVEN
+
+
+def test_the_second_half_of_a_series_is_not_consistent() -> None:
+    judgement = judge(_facts(make_series()[10:]), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "begins with 11" in judgement.lacks
+
+
+def test_numbers_that_begin_elsewhere_hold_where_a_count_says_that_this_is_all() -> None:
+    facts = _facts(make_series()[10:])
+    counted = replace(facts, counts=[_count(10, 10, ahead=AHEAD)])
+    assert judge(counted, TIMES).verdict is Verdict.PROVEN
+
+
+def test_two_volumes_whose_numbers_repeat_must_both_have_all_of_them() -> None:
+    first, second = make_series(name="a"), make_series(name="a", origin=(-10.0, 20.0, 500.0))
+    for number, one in enumerate(second):
+        one.SOPInstanceUID = f"1.2.3.{number}"
+        one.EchoTime = "20"
+    judgement = judge(_facts([*first, *second[:12]]), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "InstanceNumber 13 to 20 less often" in _words(judgement, "numbers")
+
+
+@pytest.mark.parametrize("number", [None, 2**31 - 1])
+def test_an_odd_instance_number_is_no_evidence_and_takes_no_time(number: int | None) -> None:
+    series = make_series()
+    series[-1].InstanceNumber = number
+    assert judge(_facts(series), TIMES).verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize("ending", ["aborted", "lost", "open", "unread", None])
+def test_one_instance_whose_association_was_not_released_is_enough(ending: str | None) -> None:
+    facts = _facts(_counted(make_series(), 20))
+    spoilt = [*facts.instances[:-1], replace(facts.instances[-1], ending=ending)]
+    judgement = judge(replace(facts, instances=spoilt), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "1 of 20 came over an association" in judgement.lacks
+
+
+def test_what_is_no_image_closes_after_release_and_settling() -> None:
+    report = Instance("1.2.3", None, None, "released")
+    judgement = judge(Facts([report], 0.0, asks=["pacs"]), TIMES)
+    assert (judgement.verdict, judgement.wait_seconds) == (Verdict.CONSISTENT, 3.0)
+
+
+# --- (d) counts in headers
+
+
+@pytest.mark.parametrize("held", [1, 10, 19])
+def test_fewer_than_the_headers_count_waits_for_the_last_limit_and_no_route_gets_it(
+    held: int,
+) -> None:
+    judgement = judge(_facts(_counted(make_series(), 20)[:held], silent=600.0), TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.wait_seconds == pytest.approx(3000.0)
+    assert f"the headers count 20 images (0020,1002) and {held} are here" in str(judgement.refused)
+
+
+def test_a_count_that_runs_with_the_slices_proves_nothing() -> None:
+    series = make_series()
+    for number, one in enumerate(series, start=1):
+        one.ImagesInAcquisition = number
+    assert judge(_facts(series), TIMES).verdict is Verdict.CONSISTENT
+
+
+def test_a_count_of_less_than_is_here_proves_nothing() -> None:
+    assert judge(_facts(_counted(make_series(), 10)), TIMES).verdict is Verdict.CONSISTENT
+
+
+def test_a_first_small_acquisition_of_many_proves_nothing() -> None:
+    series = _counted(make_series(slices=4), 4)
+    assert judge(_facts(series), TIMES).verdict is Verdict.CONSISTENT
+
+
+def test_headers_that_are_not_believed_neither_prove_nor_hold() -> None:
+    for said in (20, 60):
+        facts = replace(_facts(_counted(make_series(), said)), header_counts=False)
+        assert judge(facts, TIMES).verdict is Verdict.CONSISTENT
+
+
+def test_a_concatenation_is_whole_with_all_its_parts() -> None:
+    whole = _facts(make_series(slices=3))
+    parts = [replace(one, parts=3) for one in whole.instances]
+    assert judge(replace(whole, instances=parts), TIMES).verdict is Verdict.PROVEN
+    judgement = judge(replace(whole, instances=parts[:2]), TIMES)
+    assert judgement.refused == "the headers count 3 parts of a concatenation, 2 are here"
+
+
+# --- (d) counts of peers
+
+
+def test_a_peer_that_counts_more_holds_it_open_and_names_what_is_missing() -> None:
+    missing = ("InstanceNumber 11 (1.2.11)",)
+    facts = replace(
+        _facts(make_series()[:10], silent=60.0),
+        counts=[_count(20, 10, missing=missing)],
+        asks=["pacs"],
+    )
+    judgement = judge(facts, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.wait_seconds > 3000
+    assert judgement.refused == (
+        "pacs counts 20 and 10 are here; missing here: InstanceNumber 11 (1.2.11)"
+    )
+
+
+def test_a_number_that_was_said_before_the_instances_came_proves_it_at_once() -> None:
+    facts = replace(_facts(make_series()), counts=[_count(20, 20, ahead=15)], asks=["pacs"])
+    assert (judge(facts, TIMES).verdict, judge(facts, TIMES).wait_seconds) == (Verdict.PROVEN, 0.0)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        _count(20, 20, ahead=2),  # it receives what it forwards: never far ahead
+        _count(20, 20, ahead=15, grew=True),  # it received more meanwhile
+        _count(20, 19, ahead=15),  # asked before the last one came
+        _count(20, 20, ahead=15, error="pacs did not answer"),
+        _count(12, 20, stable_seconds=60.0),  # it stores still
+        _count(20, 20, stable_seconds=2.0),
+    ],
+)
+def test_a_peer_that_may_be_receiving_itself_proves_nothing(count: Count) -> None:
+    facts = replace(_facts(make_series()), counts=[count], asks=["pacs"])
+    assert judge(facts, TIMES).verdict is Verdict.CONSISTENT
+
+
+def test_an_unchanged_count_proves_it_after_the_quiet_period() -> None:
+    facts = replace(_facts(make_series()), counts=[_count(20, 20, stable_seconds=10.0)])
+    assert judge(facts, TIMES).verdict is Verdict.PROVEN
+
+
+def test_a_peer_that_has_not_answered_is_waited_for_as_long_as_the_quiet_period() -> None:
+    facts = replace(_facts(make_series()), asks=["pacs"])
+    assert judge(facts, TIMES).wait_seconds == pytest.approx(10.0)
+    answered = replace(facts, counts=[_count(0, 20)])
+    assert judge(answered, TIMES).wait_seconds == pytest.approx(3.0)
+
+
+def test_headers_that_count_more_are_not_overruled_by_a_peer_that_holds_as_few() -> None:
+    facts = _facts(_counted(make_series(), 20)[:10])
+    counted = replace(facts, counts=[_count(10, 10, ahead=10, stable_seconds=60.0)])
+    assert judge(counted, TIMES).refused is not None
+
+
+def test_a_count_survives_json() -> None:
+    count = _count(20, 10, missing=("a", "b"), missing_count=10, error="x")
+    assert count_from(count_values(count)) == count

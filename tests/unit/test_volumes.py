@@ -1,0 +1,235 @@
+"""How a Series is split into candidate volumes, from planes alone."""
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
+
+from node.core.uids import derive_uid
+from node.dicom.planes import Plane, plane_from, plane_values, planes_of
+from node.dicom.volumes import Candidate, Fault, split
+from tests.series_factory import CORONAL, SAGITTAL, make_series
+
+Change = Callable[[Dataset], object]
+
+
+def _split(instances: Sequence[Dataset]) -> tuple[Candidate, ...]:
+    return split([plane for instance in instances for plane in planes_of(instance)])
+
+
+def _again(instances: Sequence[Dataset], name: str, change: Change) -> list[Dataset]:
+    """The same slices as other Instances, changed."""
+    copies = deepcopy(list(instances))
+    for one in copies:
+        one.SOPInstanceUID = derive_uid(name, one.SOPInstanceUID)
+        change(one)
+    return copies
+
+
+def _set(**values: object) -> Change:
+    def change(one: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(one, keyword, value)
+
+    return change
+
+
+def test_a_plain_series_is_one_candidate_without_a_fault_sorted_along_its_normal() -> None:
+    instances = make_series()
+    shuffled = [instances[i] for i in np.random.default_rng(1).permutation(len(instances))]
+    (candidate,) = _split(shuffled)
+    assert (candidate.why, candidate.fault, candidate.kind) == ("", None, None)
+    assert [plane.instance_number for plane in candidate.planes] == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (_set(EchoTime=80.0), "EchoTime 80"),
+        (_set(EchoNumbers=2), "EchoNumbers 2"),
+        (_set(TemporalPositionIdentifier=2), "TemporalPositionIdentifier 2"),
+        (_set(TriggerTime=430.0), "TriggerTime 430"),
+        (_set(NominalPercentageOfCardiacPhase=75.0), "NominalPercentageOfCardiacPhase 75"),
+        (_set(KVP=140), "KVP 140"),
+        (_set(ImageType=["ORIGINAL", "PRIMARY", "P"]), r"ImageType ORIGINAL\\PRIMARY\\P"),
+        (_set(ImageType=["DERIVED", "SECONDARY", "MPR"]), r"ImageType DERIVED\\SECONDARY\\MPR"),
+        (_set(AcquisitionNumber=2), "AcquisitionNumber 2"),
+        (_set(DiffusionBValue=800.0), r"Diffusion 800"),
+        (_set(ConvolutionKernel="B60"), "ConvolutionKernel B60"),
+        (_set(Rows=12, Columns=12), "12 × 12 pixels"),
+        (_set(PixelSpacing=[2.0, 2.0]), r"pixels of \(2, 2\) mm"),
+        (_set(FrameOfReferenceUID="1.2.3"), "Frame of Reference 1.2.3"),
+        (_set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
+    ],
+)
+def test_two_volumes_in_one_series_are_two_candidates_with_a_reason(
+    change: Change, why: str
+) -> None:
+    first = make_series()
+    candidates = _split([*first, *_again(first, "again", change)])
+    assert [len(candidate.planes) for candidate in candidates] == [20, 20]
+    assert [candidate.fault for candidate in candidates] == [None, None]
+    found = candidates[1].why.replace(".0", "")
+    assert found.startswith(why.replace(r"\(", "(").replace(r"\)", ")").replace(r"\\", "\\"))
+    assert candidates[0].why != candidates[1].why
+
+
+def test_echoes_of_several_phases_are_told_apart_by_both() -> None:
+    first = make_series()
+    all_of_them = [
+        one
+        for echo in (10.0, 80.0)
+        for phase in (1, 2, 3)
+        for one in _again(
+            first, f"{echo} {phase}", _set(EchoTime=echo, TemporalPositionIdentifier=phase)
+        )
+    ]
+    candidates = _split(all_of_them)
+    assert [len(candidate.planes) for candidate in candidates] == [20] * 6
+    assert {candidate.why for candidate in candidates} == {
+        f"TemporalPositionIdentifier {phase}, EchoTime {echo}"
+        for echo in (10.0, 80.0)
+        for phase in (1, 2, 3)
+    }
+
+
+def test_directions_of_one_b_value_are_candidates_of_their_own() -> None:
+    first = make_series()
+    directions = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+    candidates = _split(
+        [
+            *first,
+            *(
+                one
+                for direction in directions
+                for one in _again(
+                    first,
+                    str(direction),
+                    _set(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction),
+                )
+            ),
+        ]
+    )
+    assert [len(candidate.planes) for candidate in candidates] == [20] * 4
+    assert all(candidate.fault is None for candidate in candidates)
+
+
+def test_two_orientations_are_two_candidates() -> None:
+    for orientation in (SAGITTAL, CORONAL):
+        turned = _again(make_series(orientation=orientation), "turned", _set())
+        axial, other = _split([*make_series(), *turned])
+        assert (axial.fault, other.fault) == (None, None)
+        assert other.why == f"orientation ({', '.join(f'{value:g}' for value in orientation)})"
+
+
+def test_a_classic_copy_beside_the_enhanced_one_is_not_doubled() -> None:
+    first = make_series()
+    enhanced = Dataset()
+    enhanced.SOPClassUID, enhanced.SOPInstanceUID = EnhancedMRImageStorage, "1.2.3"
+    enhanced.Rows, enhanced.Columns = first[0].Rows, first[0].Columns
+    enhanced.FrameOfReferenceUID = first[0].FrameOfReferenceUID
+    enhanced.NumberOfFrames = len(first)
+    enhanced.PerFrameFunctionalGroupsSequence = [_groups(one) for one in first]
+    classic, other = _split([*first, enhanced])
+    assert (len(classic.planes), classic.why) == (20, "MR Image Storage")
+    assert (len(other.planes), other.why) == (20, "Enhanced MR Image Storage")
+    assert [plane.frame for plane in other.planes] == list(range(1, 21))
+    enhanced.NumberOfFrames = 25
+    assert _split([enhanced])[-1].kind is Fault.NO_PLACE
+
+
+def _groups(one: Dataset) -> Dataset:
+    groups, position, orientation, measures = Dataset(), Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient = one.ImagePositionPatient
+    orientation.ImageOrientationPatient = one.ImageOrientationPatient
+    measures.PixelSpacing = one.PixelSpacing
+    groups.PlanePositionSequence = [position]
+    groups.PlaneOrientationSequence = [orientation]
+    groups.PixelMeasuresSequence = [measures]
+    return groups
+
+
+def test_a_doubled_slice_that_nothing_tells_apart_is_a_fault() -> None:
+    first = make_series()
+    (candidate,) = _split([*first, *_again(first[4:5], "again", _set())])
+    assert candidate.kind is Fault.REPEATED
+    assert candidate.fault is not None
+    assert "slice 5 " in candidate.fault
+
+
+def test_a_missing_slice_a_tilt_and_a_secondary_capture_are_told_apart() -> None:
+    missing = make_series()
+    del missing[9]
+    tilted = make_series()
+    for index, one in enumerate(tilted):
+        x, y, z = one.ImagePositionPatient
+        one.ImagePositionPatient = [x, y + index * 0.67, z]
+    capture = _again(make_series(), "capture", _set(SOPClassUID=SecondaryCaptureImageStorage))
+    assert [one.kind for one in _split(missing)] == [Fault.UNEVEN]
+    assert [one.kind for one in _split(tilted)] == [Fault.TILTED]
+    assert [one.kind for one in _split(capture)] == [Fault.NO_VOLUME]
+    assert [one.kind for one in _split(make_series()[:1])] == [Fault.TOO_FEW]
+
+
+HOSTILE = [None, "", "x", [], [1], [0, 0, 0], [1e308] * 6, ["nan"] * 3, [float("inf")] * 6, "1\\2"]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=str)
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "InstanceNumber",
+        "AcquisitionNumber",
+        "SOPClassUID",
+        "ImageType",
+        "EchoTime",
+        "PerFrameFunctionalGroupsSequence",
+    ],
+)
+def test_odd_values_raise_nothing_and_become_none(keyword: str, value: object) -> None:
+    instances = make_series()
+    raw = Dataset()
+    for element in instances[3]:
+        if element.keyword != keyword:
+            raw[element.tag] = element
+    try:
+        setattr(raw, keyword, value)
+    except Exception:  # pydicom itself will not hold it
+        return
+    planes = planes_of(raw)
+    assert all(isinstance(plane, Plane) for plane in planes)
+    assert split([*planes, *(p for one in instances for p in planes_of(one))])
+
+
+def test_planes_survive_json_and_give_the_same_candidates() -> None:
+    planes = [plane for one in make_series() for plane in planes_of(one)]
+    kept = [plane_from(plane_values(plane)) for plane in planes]
+    assert kept == planes
+    assert split(kept) == split(planes)
+
+
+def test_a_thousand_planes_take_milliseconds_and_many_orientations_end() -> None:
+    (first,) = planes_of(make_series()[0])
+    values = plane_values(first)
+    stack = [plane_from({**values, "position": (0.0, 0.0, float(z))}) for z in range(1000)]
+    began = time.process_time()
+    assert [one.fault for one in split(stack)] == [None]
+    assert time.process_time() - began < 0.1
+    angles = np.linspace(0, 3, 5000)
+    radial = [
+        plane_from({**values, "orientation": (np.cos(a), np.sin(a), 0.0, 0.0, 0.0, -1.0)})
+        for a in angles
+    ]
+    began = time.process_time()
+    assert split(radial)
+    assert time.process_time() - began < 5.0
