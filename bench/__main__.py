@@ -5,18 +5,25 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, main_job, page, scale
+from bench import accuracy, main_job, page, receiving, scale
 from bench.figure import Section
 from bench.inference import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PARTS: dict[str, Callable[[Path, bool], Section]] = {
     "main-job": main_job.measure,
+    "receiving": receiving.measure,
     "scale": scale.measure,
     "accuracy": accuracy.measure,
     "inference": table.measure,
 }
-HEADINGS = (main_job.HEADING, scale.HEADING, accuracy.HEADING, table.HEADING)  # in the page's order
+HEADINGS = (  # in the page's order
+    main_job.HEADING,
+    receiving.HEADING,
+    scale.HEADING,
+    accuracy.HEADING,
+    table.HEADING,
+)
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """`segnode check`: everything that must be right before images arrive, one line each."""
 
+import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from node import app
@@ -12,6 +15,7 @@ from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
+from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
 from node.dicom.routing import with_models
 from node.dicom.scu import echo
 from node.inference import devices
@@ -40,20 +44,53 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _models(config, models)
     yield from _routes(config, models)
     yield from _listening(config)
+    yield from _negotiation(config)
     yield from _peers(config)
 
 
 def _data_folder(config: Config) -> Iterator[Finding]:
     folder = config.node.data_dir
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    free_mb = shutil.disk_usage(nearest).free // 1_000_000
-    if free_mb < config.node.min_free_mb:
-        sentence = f"only {free_mb} MB are free; node.min_free_mb = {config.node.min_free_mb}"
-        yield Finding("FAULT", "disk", f"{folder}: {sentence}: instances get 0xA700")
-    else:
-        yield Finding("ok", "disk", f"{folder}: {free_mb} MB free")
+    yield _free_space(config, shutil.disk_usage(nearest).free // 1_000_000)
+    if (fault := _cannot_write(nearest)) is not None:
+        yield Finding("FAULT", "disk", f"{folder} cannot be written: {fault}")
     if (folder / "aside").is_dir() and (count := Inbox(folder).aside_count()):
         yield Finding("note", "aside", f"{folder / 'aside'}: {count} data sets were set aside")
+
+
+def _free_space(config: Config, free_mb: int) -> Finding:
+    section = config.node
+    if free_mb < section.min_free_mb:
+        sentence = f"only {free_mb} MB are free; node.min_free_mb = {section.min_free_mb}"
+        return Finding("FAULT", "disk", f"{section.data_dir}: {sentence}: instances get 0xA700")
+    marks = f"told below {section.low_free_mb}, instances get 0xA700 below {section.min_free_mb}"
+    verdict: Verdict = "note" if free_mb < section.low_free_mb else "ok"
+    return Finding(verdict, "disk", f"{section.data_dir}: {free_mb} MB free; {marks}")
+
+
+def _cannot_write(folder: Path) -> str | None:
+    """Why not; None where a file can be made, fsynced and removed."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".segnode-check-") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _negotiation(config: Config) -> Iterator[Finding]:
+    """The table of what a sender may propose."""
+    offered = app.negotiation_of(config)
+    for kind, classes in offered.by_kind.items():
+        accepted = "accepted" if classes[0] in offered.accepted else "refused"
+        sentence = f"{accepted}: {len(classes)} SOP Classes; dicom.accept.{kind}"
+        yield Finding("ok", f"receive {kind}", sentence)
+    names = ", ".join(uid_name(uid) for uid in offered.transfer_syntaxes)
+    yield Finding("ok", "receive syntaxes", names)
+    yield Finding("ok", "receive syntaxes", f"Deflated {DEFLATED_REASON}")
+    echo_only = [name for name, peer in config.peers.items() if not peer.may_store]
+    if echo_only:
+        yield Finding("note", "receive", f"may not store (0x0124): {', '.join(echo_only)}")
 
 
 def _database(config: Config) -> Finding:

@@ -48,12 +48,19 @@ def negotiated(accept: Mapping[str, bool]) -> Negotiated:
 
 def kind_of(sop_class_uid: str) -> str:
     """volumes: CT, MR and PT; images: what shows pixels; documents: SR, PR, KO, SEG, RTSTRUCT."""
+    if not sop_class_uid.startswith(_ROOT):
+        return "other"
     tail = sop_class_uid.removeprefix(_ROOT)
     if tail in _VOLUMES:
         return "volumes"
     if _within(tail, _DOCUMENTS):
         return "documents"
     return "images" if _within(tail, _IMAGES) else "other"
+
+
+def uid_name(uid: str) -> str:
+    """What the Standard calls it."""
+    return UID(uid).name
 
 
 def _within(tail: str, branches: Sequence[str]) -> bool:
