@@ -14,10 +14,12 @@ from node.core.config import Config
 from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.core.uids import derive_uid
 from node.dicom.inbox import Inbox
+from node.dicom.query import querying
 from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
 from node.dicom.routing import with_models
-from node.dicom.scu import echo
+from node.dicom.scu import Peer, echo
 from node.inference import devices
 from node.inference.model import load_model
 from node.store import database
@@ -199,6 +201,20 @@ def _peers(config: Config) -> Iterator[Finding]:
                 yield Finding("note", f"peer {name}", f"{error}; no route sends to it")
         else:
             yield Finding("ok", f"peer {name}", f"{peer} answers C-ECHO")
+            if config.peers[name].query:
+                yield _counting(peer, AETitle(config.dicom.ae_title))
+
+
+def _counting(peer: Peer, calling_ae_title: AETitle) -> Finding:
+    """Whether a Peer that is to count Series lets us ask."""
+    nobodys = derive_uid("check")
+    try:
+        with querying(peer, calling_ae_title) as query:
+            query.count(nobodys, nobodys)
+    except SegnodeError as error:
+        sentence = f"{error}; let our AE title do C-FIND there, or set query = false"
+        return Finding("FAULT", f"peer {peer.name}", sentence)
+    return Finding("ok", f"peer {peer.name}", f"{peer} answers C-FIND")
 
 
 def faults(findings: list[Finding]) -> int:

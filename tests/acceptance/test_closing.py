@@ -124,6 +124,11 @@ def _fall_silent(node: NodeProcess, series: Sequence[Dataset], _folder: Path) ->
         association.abort()
 
 
+def test_check_says_whether_the_source_lets_us_ask(node: NodeProcess, asked: bool) -> None:
+    told = node.run("check", check=False).stdout
+    assert ("answers C-FIND" in told.replace("\n", " ")) is asked
+
+
 @pytest.mark.parametrize("ending", [_abort, _cut, _fall_silent])
 def test_a_series_whose_association_did_not_end_well_is_not_segmented(
     ending: Any, node: NodeProcess, asked: bool, series: list[Dataset], tmp_path: Path

@@ -1,0 +1,150 @@
+"""C-FIND at a real Orthanc: what it counts, what is missing here, and what is proof."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from node.core.names import AETitle
+from node.core.verdict import Verdict
+from node.counting import CountLane
+from node.dicom.closing import Count, Times, count_from
+from node.dicom.query import querying
+from node.dicom.scu import Peer
+from node.store import database
+from tests import arrivals
+from tests.integration.test_arriving import Ward
+from tests.peers import Orthanc, free_port, storescu
+from tests.series_factory import make_series, write_series
+
+OURS = AETitle("SEGNODE")
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    running = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    engine = database.connect(tmp_path)
+    database.migrate(engine)
+    yield Ward(tmp_path, engine)
+    engine.dispose()
+
+
+def _peer(port: int) -> Peer:
+    return Peer("pacs", AETitle("ORTHANC"), "127.0.0.1", port, 5.0)
+
+
+def _held_there(pacs: Orthanc, folder: Path, name: str, slices: int = 20) -> list[Dataset]:
+    series = make_series(slices=slices, name=name)
+    sent = storescu(write_series(series, folder / name), pacs.dicom_port, called="ORTHANC")
+    assert sent.returncode == 0, sent.stderr
+    return series
+
+
+def _lane(ward: Ward, port: int) -> CountLane:
+    return CountLane(ward.series, _peer(port), OURS, Times(quiet_seconds=0.5), lambda: None)
+
+
+def _counted(ward: Ward, series: list[Dataset]) -> Count:
+    return count_from(ward.of(series).counts["pacs"])
+
+
+def test_a_pacs_says_how_many_and_which(pacs: Orthanc, tmp_path: Path) -> None:
+    series = _held_there(pacs, tmp_path, "which")
+    study, uid = str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
+    with querying(_peer(pacs.dicom_port), OURS) as query:
+        assert query.count(study, uid) == 20
+        assert query.count(study, "1.2.3.4") == 0
+        found = query.instances(study, uid)
+    assert [one.number for one in found] == list(range(1, 21))
+    assert {one.sop_instance_uid for one in found} == {str(one.SOPInstanceUID) for one in series}
+
+
+def test_a_number_said_ahead_and_reached_is_proof_at_once(
+    pacs: Orthanc, ward: Ward, tmp_path: Path
+) -> None:
+    series = _held_there(pacs, tmp_path, "ahead")
+    lane = _lane(ward, pacs.dicom_port)
+    association = arrivals.keep(ward.inbox, series[:3], None)
+    ward.recording.step()
+    lane.step()
+    assert _counted(ward, series).ahead == 17
+    arrivals.keep(ward.inbox, series[3:], "released", association)
+    ward.recording.step()
+    lane.step()
+    assert _counted(ward, series).instances == _counted(ward, series).held == 20
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.jobs_of(series)) == 1
+
+
+def test_what_is_missing_is_named_and_holds_the_series(
+    pacs: Orthanc, ward: Ward, tmp_path: Path
+) -> None:
+    series = _held_there(pacs, tmp_path, "missing")
+    arrivals.keep(ward.inbox, series[:18])
+    ward.recording.step()
+    _lane(ward, pacs.dicom_port).step()
+    count = _counted(ward, series)
+    assert (count.instances, count.held, count.missing_count) == (20, 18, 2)
+    assert count.missing[0] == f"InstanceNumber 19 ({series[18].SOPInstanceUID})"
+    ward.step(0.8)  # longer than the quiet period
+    assert ward.of(series).closed_at is None
+    assert "pacs counts 20 and 18 are here" in str(ward.of(series).evidence)
+
+
+def test_a_pacs_that_does_not_know_the_series_says_nothing_about_it(
+    pacs: Orthanc, ward: Ward
+) -> None:
+    series = make_series(name="unknown there")
+    arrivals.keep(ward.inbox, series)
+    ward.recording.step()
+    _lane(ward, pacs.dicom_port).step()
+    ward.step(0.4)
+    assert ward.of(series).verdict is Verdict.CONSISTENT
+
+
+def test_a_pacs_that_is_away_is_noted_and_blocks_nothing(ward: Ward) -> None:
+    series = make_series(name="away")
+    arrivals.keep(ward.inbox, series)
+    ward.recording.step()
+    lane = _lane(ward, free_port())
+    lane.step()
+    assert "cannot be reached" in str(_counted(ward, series).error)
+    assert lane.step() > 0  # it pauses before it asks again
+    ward.step(0.8)
+    assert ward.of(series).verdict is Verdict.CONSISTENT
+
+
+def test_a_pacs_that_grows_is_not_proof_until_it_rests(
+    pacs: Orthanc, ward: Ward, tmp_path: Path
+) -> None:
+    series = make_series(slices=40, name="growing")
+    folder = write_series(series[:20], tmp_path / "first")
+    assert storescu(folder, pacs.dicom_port, called="ORTHANC").returncode == 0
+    lane = _lane(ward, pacs.dicom_port)
+    association = arrivals.keep(ward.inbox, series[:2], None)
+    ward.recording.step()
+    lane.step()
+    folder = write_series(series[20:], tmp_path / "second")
+    assert storescu(folder, pacs.dicom_port, called="ORTHANC").returncode == 0
+    arrivals.keep(ward.inbox, series[2:], "released", association)
+    ward.recording.step()
+    lane.step()
+    count = _counted(ward, series)
+    assert (count.instances, count.grew) == (40, True)
+    seen = ward.of(series)
+    assert seen.closed_at is None
+    time.sleep(0.6)
+    lane.step()
+    assert _counted(ward, series).stable_seconds >= 0.5
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
