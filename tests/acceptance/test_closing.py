@@ -41,6 +41,11 @@ def node(
     running.stop()
 
 
+only_where_a_peer_counts = pytest.mark.parametrize(
+    "node", [True], indirect=True, ids=["queryable"], scope="module"
+)
+
+
 @pytest.fixture
 def asked(node: NodeProcess) -> bool:
     return "query = true" in node.config.read_text()
@@ -173,11 +178,10 @@ def test_half_a_series_is_never_proven_and_the_rest_supersedes_it(
     )
 
 
+@only_where_a_peer_counts
 def test_the_second_half_before_a_limit_is_over_is_one_job(
-    node: NodeProcess, asked: bool, series: list[Dataset]
+    node: NodeProcess, series: list[Dataset]
 ) -> None:
-    if not asked:
-        pytest.skip("without a count the first half settles and becomes a Job")
     _send(node.port, series[:20])
     time.sleep(QUIET_SECONDS + 1.0)  # longer than the quiet period
     assert _story(node, series)["closed_at"] is None
@@ -187,11 +191,10 @@ def test_the_second_half_before_a_limit_is_over_is_one_job(
     assert len(story["jobs"]) == 1
 
 
+@only_where_a_peer_counts
 def test_a_pacs_that_has_only_half_itself_proves_nothing_by_that(
-    node: NodeProcess, asked: bool, orthanc: Orthanc, tmp_path: Path
+    node: NodeProcess, orthanc: Orthanc, tmp_path: Path
 ) -> None:
-    if not asked:
-        pytest.skip("nobody is asked")
     made = make_series(slices=SLICES, rows=64, columns=64, name="forwarded")
     for number in range(0, 20, 2):  # it forwards as it receives
         folder = write_series(made[number : number + 2], tmp_path / str(number))
