@@ -26,9 +26,7 @@ log = structlog.get_logger()
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 2.5
 _PAUSE_SECONDS: Final = 0.5  # before it is started again
-_FLOW_SECONDS: Final = (
-    0.1  # between two calls of on_kept; the end of an Association is told at once
-)
+_FLOW_SECONDS: Final = 0.1  # between two calls of on_kept, unless an Association ends
 _BACKLOG: Final = 128
 
 
