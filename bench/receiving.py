@@ -20,7 +20,7 @@ from tests.receiving import Receiving, receiving
 from tests.series_factory import make_series, write_series
 
 HEADING = "Receiving"
-ROUNDS = 5
+ROUNDS = 3
 SLICES = 300  # of one Association; four together send twice as many
 ASSOCIATIONS, LARGE = 8, 2_000_000_000
 _LONGEST_PDU = "131072"
@@ -111,6 +111,7 @@ class _Series:
     def write(self, number: int) -> list[Path]:
         """One folder for each Association, in the place of the last round's."""
         names = [f"{self.associations}.{number}.{n}" for n in range(self.associations)]
+        self.folder.mkdir(exist_ok=True)
         for place in self.folder.glob("series *"):
             shutil.rmtree(place)
         return [_write_series(self.folder / f"series {n}", self.slices, n) for n in names]

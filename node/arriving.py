@@ -12,6 +12,7 @@ import structlog
 from node import pipeline
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
+from node.core.priority import give_way
 from node.core.verdict import Verdict
 from node.dicom import closing
 from node.dicom.closing import Facts, Instance, Judgement, Times, judge
@@ -37,11 +38,15 @@ class RecordLane(Lane):
     def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
         super().__init__("record")
         self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
-        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._reading = ThreadPoolExecutor(READERS, "read", initializer=give_way)
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
         self._again: dict[Path, float] = {}  # monotonic
         self._unread: dict[Path, str] = {}
+
+    def run(self) -> None:
+        give_way()  # to the receiving process: a sender waits for that, for us nobody
+        super().run()
 
     def has_recorded_as_of(self, moment: float) -> bool:
         """Whether all that lay in incoming/ at that monotonic moment has been recorded."""

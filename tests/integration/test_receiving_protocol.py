@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from pydicom import dcmread
 
 from node.dicom.inbox import data_set_offset
+from tests.large import send_large
 from tests.peers import eventually
 from tests.receiving import (
     ABORT,
@@ -264,3 +266,26 @@ def test_released_is_told_within_milliseconds(tmp_path: Path) -> None:
         began = time.monotonic()
         here.wait_for_endings()
         assert time.monotonic() - began < 0.2
+
+
+def test_memory_is_flat_whatever_the_size(tmp_path: Path) -> None:
+    with receiving(tmp_path) as here:
+        assert send_large(here.port, "warm", 1_000_000) == 0x0000
+        before = here.resident_mb()
+        statuses: list[int] = []
+        senders = [
+            threading.Thread(
+                target=lambda n=number: statuses.append(
+                    send_large(here.port, f"large{n}", 100_000_000)
+                )
+            )
+            for number in range(8)
+        ]
+        for sender in senders:
+            sender.start()
+        most = before
+        while any(sender.is_alive() for sender in senders):
+            most = max(most, here.resident_mb())
+            time.sleep(0.02)
+        assert statuses == [0x0000] * 8
+        assert most - before < 40

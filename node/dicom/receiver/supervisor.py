@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 2.5
 _PAUSE_SECONDS: Final = 0.5  # before it is started again
+_FLOW_SECONDS: Final = 0.1  # between two calls of on_kept, unless an Association ends
 _BACKLOG: Final = 128
 
 
@@ -129,24 +131,33 @@ class _Process:
         return f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     def hear(self, on_kept: Callable[[], None], on_ready: Callable[[], None]) -> None:
-        """Passes on what it says until it is dead; then says which Associations are lost."""
+        """Passes on what it says until it is dead; then says which Associations are lost.
+
+        In the full flow on_kept is called some times a second, not for each Instance: recording
+        many at once leaves the processors and the disk to receiving.
+        """
         held = b""
+        deaf_until = 0.0
         while True:
-            ready, _, _ = select.select([self._lines, self._wakeup], [], [])
+            pause = deaf_until - time.monotonic()
+            waiting = [self._lines] if pause > 0 else [self._lines, self._wakeup]
+            ready, _, _ = select.select(waiting, [], [], pause if pause > 0 else None)
             if self._wakeup in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wakeup)
                 on_kept()
+                deaf_until = time.monotonic() + _FLOW_SECONDS
             if self._lines in ready:
                 piece = os.read(self._lines, 65536)
                 *lines, held = (held + piece).split(b"\n")
                 for line in lines:
-                    self._told(json.loads(line), on_ready)
+                    if self._told(json.loads(line), on_ready) == ENDED:
+                        on_kept()
                 if not piece:
                     break
         self._bury(on_kept)
 
-    def _told(self, what: Mapping[str, Any], on_ready: Callable[[], None]) -> None:
+    def _told(self, what: Mapping[str, Any], on_ready: Callable[[], None]) -> str:
         if what["kind"] == LOG:
             getattr(log, what["level"])(what["event"], **what["fields"])
         elif what["kind"] == OPENED:
@@ -157,6 +168,7 @@ class _Process:
         elif what["kind"] == READY:
             log.info("receiver started", pid=what["pid"], run=what["run"])
             on_ready()
+        return str(what["kind"])
 
     def _bury(self, on_kept: Callable[[], None]) -> None:
         self._process.wait()
