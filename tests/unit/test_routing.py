@@ -1,4 +1,5 @@
 import re
+import time
 from dataclasses import replace
 from io import BytesIO
 
@@ -9,7 +10,7 @@ from pydicom.filereader import read_dataset
 from node.core.conditions import Range, Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.verdict import Verdict
-from node.dicom.matching import LONGEST_MATCHED
+from node.dicom.matching import LONGEST_MATCHED, SECONDS
 from node.dicom.routing import (
     Route,
     check_conditions,
@@ -168,6 +169,39 @@ def test_a_long_value_fits_no_regular_expression_and_says_why() -> None:
     assert not found.matches
     assert "longer than the 256 characters that are matched" in str(found)
     assert len(str(found)) < 300
+
+
+def test_a_regular_expression_that_takes_for_ever_fails_in_words_and_in_time() -> None:
+    header = _header()
+    header.ImageComments = "a" * LONGEST_MATCHED
+    header.add_new("ImageType", "UC", ["a" * 250] * 100)  # the limit is of all of them together
+    slow = "~(.*a){25}b"
+    began = time.monotonic()
+    found = fit(_route(ImageComments=slow, ImageType=(slow, slow), Modality="~^MR$"), header)
+    assert time.monotonic() - began < 2 * SECONDS + 2
+    (failed,) = found.failed.values()
+    assert [one.keyword for one in failed] == ["ImageComments", "ImageType"]
+    assert failed[0].found.endswith("(not matched within 1 s: make the regular expression simpler)")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("x{e}", r"write \{ where a brace is meant"),  # roughly x, to the library that matches
+        ("[[:alpha:]]", "is not a regular expression: Possible nested set"),
+    ],
+)
+def test_a_regular_expression_that_two_read_differently_is_refused(
+    pattern: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_conditions(_route(Modality=("MR", f"~{pattern}")))
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", [r"x\{e}", r"^T1(?!.*post)", "a{2}", "a{,3}", r"\\{2}$"])
+def test_regular_expressions_of_python_are_taken(pattern: str) -> None:
+    check_conditions(_route(SeriesDescription=f"~{pattern}"))
 
 
 def test_a_value_of_very_many_parts_is_shown_in_short() -> None:
