@@ -18,6 +18,7 @@ from node.dicom.routing import (
     routing_in_words,
     with_models,
 )
+from node.ordering import channel_route
 from tests.unit.test_seg import SEGMENTS, make_model
 
 
@@ -254,6 +255,19 @@ def test_channels_of_one_name_are_told_apart_by_their_numbers() -> None:
     model = replace(make_model(SEGMENTS[:1]), channels=("MRI", "MRI"))
     route = Route("both", "model", ("pacs",), channels={"MRI 0": {}, "MRI 1": {}})
     assert list(with_models([route], {"model": model})[0].channels) == ["MRI 0", "MRI 1"]
+
+
+def test_a_route_is_another_once_its_channels_or_what_they_want_change() -> None:
+    model = replace(make_model(SEGMENTS[:1]), channels=("T1", "FLAIR"))
+    routes = [
+        _channels(T1={"EchoTime": Range(1.0, 2.0)}, FLAIR={}),
+        _channels(T1={"EchoTime": Range(1.0, 3.0)}, FLAIR={}),
+        _channels(FLAIR={}, T1={"EchoTime": Range(1.0, 2.0)}),
+    ]
+    assert len({channel_route(route, {"model": model}).conditions for route in routes}) == 3
+    same = replace(routes[0], wait_seconds=1.0, send_to=("other",), priority=9)
+    found = [channel_route(route, {"model": model}).conditions for route in (routes[0], same)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
