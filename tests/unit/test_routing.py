@@ -177,9 +177,9 @@ def test_a_regular_expression_that_takes_for_ever_fails_in_words_and_in_time() -
     header.ImageComments = "a" * LONGEST_MATCHED
     header.add_new("ImageType", "UC", ["a" * 250] * 100)  # the limit is of all of them together
     slow = "~(.*a){25}b"
-    began = time.monotonic()
+    began = time.process_time()
     found = fit(_route(ImageComments=slow, ImageType=(slow, slow), Modality="~^MR$"), header)
-    assert time.monotonic() - began < 2 * SECONDS + 2
+    assert time.process_time() - began < 2 * SECONDS + 1  # of the CPU
     (failed,) = found.failed.values()
     assert [one.keyword for one in failed] == ["ImageComments", "ImageType"]
     assert failed[0].found.endswith("(not matched within 1 s: make the regular expression simpler)")
