@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from pydicom.multival import MultiValue
 
-from node.core.conditions import PATTERN, Conditions, Range, Scalar, Wanted
+from node.core.conditions import PATTERN, Absent, Conditions, Range, Scalar, Wanted
 from node.dicom.patterns import found_in, pattern_refusal
 
 # Longer values fit no regular expression: what a sender writes must not keep the node busy.
@@ -72,6 +72,8 @@ def _failed(header: Dataset, keyword: str, wanted: Wanted) -> Failed | None:
         values = _values(header, keyword)
     except Exception as error:  # a sender's odd value: pydicom raises almost anything
         return Failed(keyword, f"unreadable ({type(error).__name__})", _wanted_in_words(wanted))
+    if isinstance(wanted, Absent) and not any(values):
+        return None
     until, note = time.thread_time() + SECONDS, ""
     try:
         if any(_fits(value, wanted, keyword, until) for value in values):
@@ -91,9 +93,11 @@ def _values(header: Dataset, keyword: str) -> list[str]:
 
 
 def _fits(value: str, wanted: Wanted, keyword: str, until: float) -> bool:
-    """until: when TimeoutError is raised, by time.thread_time(): a busy machine is no slow pattern."""
+    """Raises TimeoutError at `until` by time.thread_time(): a busy machine is no slow pattern."""
     if isinstance(wanted, tuple):
         return any(_fits(value, one, keyword, until) for one in wanted)
+    if isinstance(wanted, Absent):
+        return False
     if isinstance(wanted, Range):
         number = _number(value)
         return number is not None and wanted.holds(number)
@@ -149,6 +153,8 @@ def _wanted_in_words(wanted: Wanted) -> str:
         return "one of " + ", ".join(_wanted_in_words(one) for one in wanted)
     if isinstance(wanted, Range):
         return _range_in_words(wanted)
+    if isinstance(wanted, Absent):
+        return "absent"
     return _scalar_in_words(wanted)
 
 

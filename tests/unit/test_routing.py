@@ -7,7 +7,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.filereader import read_dataset
 
-from node.core.conditions import Range, Wanted, wanted_from
+from node.core.conditions import Absent, Range, Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.verdict import Verdict
 from node.dicom.matching import LONGEST_MATCHED, SECONDS
@@ -31,6 +31,8 @@ def _header() -> Dataset:
     header.SliceThickness = "2.50 "
     header.EchoNumbers = "+03"
     header.PixelSpacing = ["0.5", "1.25"]
+    header.ProtocolName = "  "
+    header.AcquisitionNumber = 0
     return header
 
 
@@ -55,6 +57,8 @@ def _route(**when: Wanted) -> Route:
         {"EchoNumbers": 3},
         {"EchoNumbers": ("3", "4")},
         {"PixelSpacing": Range(1.0, 2.0)},  # any of its values may fit
+        {"ContrastBolusAgent": Absent()},
+        {"ProtocolName": Absent()},  # only blanks
         {},
     ],
 )
@@ -72,6 +76,7 @@ def test_a_condition_that_holds_matches(when: dict[str, Wanted]) -> None:
         ({"SliceThickness": Range(0.5, 2.0)}, 'SliceThickness is "2.50", not between 0.5 and 2'),
         ({"SliceThickness": Range(3.0, None)}, "not at least 3"),
         ({"SliceThickness": Range(None, 2.0)}, "not at most 2"),
+        ({"AcquisitionNumber": Absent()}, 'AcquisitionNumber is "0", not absent'),
         ({"SliceLocation": Range(None, 2.0)}, "SliceLocation is absent, not at most 2"),
     ],
 )
@@ -119,6 +124,7 @@ def test_a_condition_that_can_never_hold_is_refused(
         ({"min": 0.5, "max": 2}, Range(0.5, 2.0)),
         ({"min": 0}, Range(0.0, None)),
         ({"max": -1}, Range(None, -1.0)),
+        ({"absent": True}, Absent()),
         ([1, "two"], (1, "two")),
         ("~(?i)t1", "~(?i)t1"),
     ],
@@ -132,7 +138,11 @@ def test_a_condition_is_read_as_it_is_written(written: object, wanted: Wanted) -
     [
         ({}, "the range is empty"),
         ({"min": 2.0, "max": 1.0}, "min = 2 is more than max = 1"),
-        ({"mni": 2.0}, 'a range has no "mni"; did you mean "min"?'),
+        ({"mni": 2.0}, 'a condition has no "mni"; did you mean "min"?'),
+        ({"absnt": True}, 'a condition has no "absnt"; did you mean "absent"?'),
+        ({"absent": False}, "is written { absent = true }, alone"),
+        ({"absent": 1}, "is written { absent = true }, alone"),
+        ({"absent": True, "min": 2}, "is written { absent = true }, alone"),
         ({"min": "2"}, "min is '2', which is not a number"),
         ({"min": True}, "min is True, which is not a number"),
         ({"max": float("nan")}, "which is not a number"),
