@@ -176,6 +176,24 @@ def test_what_waits_for_a_channel_is_not_deleted(folder: Folder) -> None:
     assert [one.what for one in folder.purge(31)] == ["series"]
 
 
+def test_what_another_channel_waits_with_is_not_deleted(folder: Folder) -> None:
+    folder.receive_all()
+    three = ("T1", "FLAIR", "T2")
+    route = ChannelRoute("three", "model", "mo", three, ("pacs",), 0, 600.0, "conditions")
+    folder.close(fits=(ChannelFit(route, (0,), "frame"),))
+    waiting = WaitingStore(database.connect(folder.path))
+    assert len(waiting.refuse_due([route], NOW + 600)) == 1
+    flair = SeriesInstanceUID("1.2.4")
+    folder.receive_all(flair)
+    seen = folder.series.get(flair)
+    assert seen is not None
+    later = NOW + 31 * DAY
+    assert folder.series.close(seen, "quiet", "", [], later, [ChannelFit(route, (1,), "f")]) == []
+    assert folder.purge(31) == []  # T2 may still come for both
+    assert len(waiting.refuse_due([route], later + 600)) == 1
+    assert [one.name for one in folder.purge(62)] == [UID, flair]
+
+
 def test_unrouted_series_have_a_period_of_their_own(folder: Folder) -> None:
     folder.receive_all()
     folder.close()
