@@ -14,6 +14,8 @@ from node.core.verdict import Verdict
 from node.store.orders import JobOrder, insert_job
 from node.store.tables import instance, series
 
+UIDS_SHOWN = 6
+
 
 @dataclass(frozen=True)
 class ChannelRoute:
@@ -133,10 +135,13 @@ def ambiguous(
 def _listed(
     route: ChannelRoute, channels: Iterable[int], candidates: Sequence[Sequence[Candidate]]
 ) -> str:
-    return "; ".join(
-        f"{route.channels[n]}: {', '.join(one.series_instance_uid for one in candidates[n])}"
-        for n in channels
-    )
+    return "; ".join(f"{route.channels[n]}: {_uids_in_words(candidates[n])}" for n in channels)
+
+
+def _uids_in_words(found: Sequence[Candidate]) -> str:
+    shown = ", ".join(one.series_instance_uid for one in found[:UIDS_SHOWN])
+    left = len(found) - UIDS_SHOWN
+    return f"{shown} and {left} more" if left > 0 else shown
 
 
 def _sha256_by_sop(connection: Connection, uid: SeriesInstanceUID) -> Mapping[str, str]:

@@ -241,6 +241,15 @@ def test_two_series_for_one_channel_are_refused_at_once_with_both_named(store: S
         assert [one.id for one in store.jobs.of_series(uid)] == [job.id]
 
 
+def test_of_very_many_for_one_channel_some_are_named(store: Store) -> None:
+    for number in range(10, 30):
+        store.come(SeriesInstanceUID(f"1.2.{number}"), 1)
+    (job,) = store.come(T1, 0)
+    assert "fit FLAIR: 1.2.10, 1.2.11, 1.2.12, 1.2.13, 1.2.14, 1.2.15 and 14 more; make" in (
+        job.reason or ""
+    )
+
+
 def test_of_two_the_one_in_the_frame_of_the_others_is_taken_in_any_order(store: Store) -> None:
     for uid, channel, frame in ((FLAIR_2, 1, "elsewhere"), (FLAIR, 1, "frame")):
         store.receive(uid)
