@@ -139,8 +139,10 @@ class Node:
         deliveries.hurry(time.time())
         for name in sorted(deliveries.peers_waited_for() - set(config.peers)):
             log.warning("results wait for a peer that is not in the configuration", peer=name)
-        if (count := waiting.restart(time.time())) and not several:
-            log.warning("series wait for a channel of a route that is no more", series=count)
+        for uid in waiting.outdated(several):
+            series.reopen(uid, time.time())
+            log.info("series is routed anew: its route has changed", series_instance_uid=uid)
+        waiting.restart(time.time())
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
         keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
         _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)

@@ -103,6 +103,13 @@ def predict(
         Profile | None, typer.Option(help="How exactly the Model is run; overrides model.toml.")
     ] = None,
     nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI label maps, too.")] = False,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SERIES_UID_OR_FOLDER",
+            help="The Series of one channel, where the Model reads several; once for each.",
+        ),
+    ] = None,
     orientation: Annotated[
         str | None, typer.Option(help="How the training arrays lay, where no model.toml says it.")
     ] = None,
@@ -110,20 +117,26 @@ def predict(
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
 ) -> None:
     """The same pipeline without a network: a folder of DICOM files in, SEG files out."""
+    from node.chosen import by_channel, require_one_channel
     from node.inference.engine import InProcessEngine
     from node.inference.model import load_model
-    from node.predict import predict_folder
+    from node.predict import predict_folder, predict_series
 
     configure_logging("console", "warning")
     require_folder(dicom_folder)
     model = load_model(model_folder.resolve().name, model_folder, orientation, profile)
-    if len(model.channels) > 1:
-        fail(f"{model_folder}: the model reads several Series ({', '.join(model.channels)})")
+    chosen = by_channel(model, dicom_folder, channel) if channel else []
+    if not chosen:
+        require_one_channel(model)
     if model.orientation_assumed:
         note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
     engine = InProcessEngine(device, 0, backend, cache_folder())
+    if chosen:
+        predictions = iter([predict_series(model, engine, chosen, output, nifti=nifti)])
+    else:
+        predictions = predict_folder(model, engine, dicom_folder, output, nifti=nifti)
     failed = False
-    for prediction in predict_folder(model, engine, dicom_folder, output, nifti=nifti):
+    for prediction in predictions:
         out.print(f"Series {prediction.series_instance_uid}")
         if prediction.reason:
             failed = True

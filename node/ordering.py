@@ -1,5 +1,6 @@
 """What a closed Series starts: Jobs of its own, and places in Jobs of several Series."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from node.core.uids import input_fingerprint, result_uids
 from node.core.verdict import Verdict
 from node.dicom.closing import Judgement
 from node.dicom.routing import Fit, Route
+from node.store.channel_orders import ChannelRoute
 from node.store.orders import JobOrder
 from node.store.series import StoredInstance, StoredSeries
-from node.store.waiting import ChannelFit, ChannelRoute
+from node.store.waiting import ChannelFit
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def channel_route(route: Route, models: Mapping[str, Model]) -> ChannelRoute:
         peers=tuple(dict.fromkeys(route.send_to)),
         priority=route.priority,
         wait_seconds=route.wait_seconds,
+        conditions=hashlib.sha256(repr(list(route.channels.items())).encode()).hexdigest(),
     )
 
 

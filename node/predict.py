@@ -18,10 +18,15 @@ from node.core.uids import input_fingerprint, result_uids
 from node.core.volume import LabelMap
 from node.dicom.inbox import read_files
 
+Found = tuple[SeriesInstanceUID, Sequence[Path]]  # a Series and its files
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one Series. volumes_ml: by segment name. reason: why there is no result."""
+    """What became of one Series, the first of several channels.
+
+    volumes_ml: by segment name. reason: why there is no result.
+    """
 
     series_instance_uid: SeriesInstanceUID
     files: tuple[Path, ...] = ()
@@ -31,12 +36,7 @@ class Prediction:
 
 
 def predict_folder(
-    model: Model,
-    engine: Engine,
-    folder: Path,
-    out: Path,
-    *,
-    nifti: bool,
+    model: Model, engine: Engine, folder: Path, out: Path, *, nifti: bool
 ) -> Iterator[Prediction]:
     """Segments each Series of a folder (and the folders below). Raises Fatal where there is none.
 
@@ -45,16 +45,23 @@ def predict_folder(
     found = series_in(folder)
     if not found:
         raise Fatal(f"{folder}: there are no DICOM images in it")
+    for one in found.items():
+        yield predict_series(model, engine, [one], out, nifti=nifti)
+
+
+def predict_series(
+    model: Model, engine: Engine, channels: Sequence[Found], out: Path, *, nifti: bool
+) -> Prediction:
+    """Segments one Series, or those of a Model's channels in its order, named after the first."""
     out.mkdir(parents=True, exist_ok=True)
-    for uid, paths in found.items():
-        began = time.monotonic()
-        try:
-            files, volumes = _predict(model, engine, uid, paths, out, nifti)
-        except SegnodeError as error:
-            yield Prediction(uid, reason=str(error))
-        else:
-            seconds = time.monotonic() - began
-            yield Prediction(uid, tuple(files), tuple(volumes), round(seconds, 2))
+    began = time.monotonic()
+    uid = channels[0][0]
+    try:
+        files, volumes = _predict(model, engine, channels, out, nifti)
+    except SegnodeError as error:
+        return Prediction(uid, reason=str(error))
+    seconds = round(time.monotonic() - began, 2)
+    return Prediction(uid, tuple(files), tuple(volumes), seconds)
 
 
 def series_in(folder: Path, *, images_only: bool = True) -> dict[SeriesInstanceUID, list[Path]]:
@@ -87,17 +94,16 @@ def complete_since(paths: Sequence[Path]) -> float:
 def _predict(
     model: Model,
     engine: Engine,
-    uid: SeriesInstanceUID,
-    paths: Sequence[Path],
+    channels: Sequence[Found],
     out: Path,
     nifti: bool,
 ) -> tuple[list[Path], list[tuple[str, float]]]:
-    source = read_files(uid, paths)
-    uids = result_uids(input_fingerprint([source.sha256_by_sop]), model.fingerprint)
-    dated, watch = complete_since(paths), pipeline.Unwatched()
-    result = pipeline.make_result([source], model, engine, uids, dated, watch)
-    is_uid = 0 < len(uid) <= 64 and set(uid) <= set("0123456789.") and uid.strip(".") == uid
-    name = str(uid) if is_uid else hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
+    sources = [read_files(uid, paths) for uid, paths in channels]
+    fingerprint = input_fingerprint(source.sha256_by_sop for source in sources)
+    uids = result_uids(fingerprint, model.fingerprint)
+    dated = complete_since([path for _, paths in channels for path in paths])
+    result = pipeline.make_result(sources, model, engine, uids, dated, pipeline.Unwatched())
+    name = _file_name(*channels[0])
     files = [out / f"{name}.seg.dcm"]
     files[0].write_bytes(result.segmentation)
     if nifti:
@@ -105,6 +111,11 @@ def _predict(
         write_nifti(result.predicted, files[1])
     volumes = [(s.label, result.label_map.volume_ml(s.number)) for s in model.segments]
     return files, volumes
+
+
+def _file_name(uid: SeriesInstanceUID, paths: Sequence[Path]) -> str:
+    is_uid = 0 < len(uid) <= 64 and set(uid) <= set("0123456789.") and uid.strip(".") == uid
+    return str(uid) if is_uid else hashlib.sha256(str(paths[0]).encode()).hexdigest()[:16]
 
 
 def write_nifti(label_map: LabelMap, path: Path) -> None:

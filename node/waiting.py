@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import structlog
 
 from node.lanes import IDLE_SECONDS, Lane
-from node.store.waiting import ChannelRoute, WaitingStore
+from node.store.channel_orders import ChannelRoute
+from node.store.waiting import WaitingStore
 
 log = structlog.get_logger()
 

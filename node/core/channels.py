@@ -64,13 +64,23 @@ def _ways_in_one_frame(
             )
 
 
-def _ways(
+def _ways(candidates: Sequence[Sequence[Candidate]]) -> Iterator[tuple[SeriesInstanceUID, ...]]:
+    """Every choice of one Series per channel, none of them twice.
+
+    The channels with the fewest go first: that there is no way is known before many were tried.
+    """
+    order = sorted(range(len(candidates)), key=lambda channel: len(candidates[channel]))
+    for taken in _taken([candidates[channel] for channel in order]):
+        by_channel = dict(zip(order, taken, strict=True))
+        yield tuple(by_channel[channel] for channel in range(len(candidates)))
+
+
+def _taken(
     candidates: Sequence[Sequence[Candidate]], taken: tuple[SeriesInstanceUID, ...] = ()
 ) -> Iterator[tuple[SeriesInstanceUID, ...]]:
-    """Every choice of one Series per channel, none of them twice."""
     if len(taken) == len(candidates):
         yield taken
         return
     for candidate in candidates[len(taken)]:
         if candidate.series_instance_uid not in taken:
-            yield from _ways(candidates, (*taken, candidate.series_instance_uid))
+            yield from _taken(candidates, (*taken, candidate.series_instance_uid))

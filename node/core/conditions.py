@@ -23,22 +23,28 @@ class Range:
         return above and (self.most is None or number <= self.most)
 
 
-Wanted = Scalar | tuple[Scalar, ...] | Range
+@dataclass(frozen=True)
+class Absent:
+    """The element is missing, or has no value."""
+
+
+Wanted = Scalar | tuple[Scalar, ...] | Range | Absent
 Conditions = Mapping[str, Wanted]  # by DICOM keyword; all must hold
 
 
 def wanted_from(value: object) -> Wanted:
-    """A value, a list of values, "~" and a regular expression, or { min = …, max = … }.
+    """A value, a list of values, "~" and a regular expression, { min = …, max = … }, or
+    { absent = true }.
 
     Raises ValueError with a sentence for anything else.
     """
     if isinstance(value, dict):
-        return _range(value)
+        return _absent(value) if "absent" in value else _range(value)
     if isinstance(value, list | tuple):
         if not value:
             raise ValueError("the list is empty: no Series could fit it")
         return tuple(_scalar(one) for one in value)
-    if isinstance(value, Range):
+    if isinstance(value, Range | Absent):
         return value
     return _scalar(value)
 
@@ -47,7 +53,7 @@ def _scalar(value: object) -> Scalar:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(
             "a condition is a text, a number, a list of them, a text that begins with ~ (a regular "
-            "expression), or a range as { min = 0.5, max = 2.0 }"
+            "expression), a range as { min = 0.5, max = 2.0 }, or { absent = true }"
         )
     if isinstance(value, str) and value.startswith(PATTERN):
         _require_pattern(value.removeprefix(PATTERN))
@@ -61,10 +67,20 @@ def _require_pattern(pattern: str) -> None:
         raise ValueError(f'"{pattern}" is not a regular expression: {error}') from error
 
 
+def _absent(value: dict[object, object]) -> Absent:
+    if value != {"absent": True} or value["absent"] is not True:
+        raise ValueError(
+            "what must be absent is written { absent = true }, alone; for what must be there write "
+            'a regular expression, "~."'
+        )
+    return Absent()
+
+
 def _range(value: dict[object, object]) -> Range:
     for key in value:
         if key not in ("min", "max"):
-            raise ValueError(f'a range has no "{key}"{did_you_mean(str(key), ["max", "min"])}')
+            hint = did_you_mean(str(key), ["absent", "max", "min"])
+            raise ValueError(f'a condition has no "{key}"{hint}')
     least, most = _bound(value, "min"), _bound(value, "max")
     if least is None and most is None:
         raise ValueError("the range is empty; write { min = 0.5, max = 2.0 }, or one of the two")

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,10 +12,12 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from pydicom.multival import MultiValue
 
-from node.core.conditions import PATTERN, Conditions, Range, Scalar, Wanted
+from node.core.conditions import PATTERN, Absent, Conditions, Range, Scalar, Wanted
+from node.dicom.patterns import found_in, pattern_refusal
 
 # Longer values fit no regular expression: what a sender writes must not keep the node busy.
 LONGEST_MATCHED: Final = 256
+SECONDS: Final = 1.0  # for all values of a condition; what an administrator writes must not, either
 LONGEST_SHOWN: Final = 64
 VALUES_SHOWN: Final = 6
 # PS3.5 6.2: of these a value is a number; of the others that are not text it is nothing to compare.
@@ -60,7 +63,7 @@ def refusal(keyword: str, wanted: Wanted) -> str | None:
             f'"{keyword}" holds text ({", ".join(sorted(kinds))}), not numbers; a range cannot '
             "hold: name a value, a list of values, or a regular expression"
         )
-    return None
+    return next(filter(None, map(pattern_refusal, _patterns(wanted))), None)
 
 
 def _failed(header: Dataset, keyword: str, wanted: Wanted) -> Failed | None:
@@ -69,9 +72,16 @@ def _failed(header: Dataset, keyword: str, wanted: Wanted) -> Failed | None:
         values = _values(header, keyword)
     except Exception as error:  # a sender's odd value: pydicom raises almost anything
         return Failed(keyword, f"unreadable ({type(error).__name__})", _wanted_in_words(wanted))
-    if any(_fits(value, wanted, keyword) for value in values):
+    if isinstance(wanted, Absent) and not any(values):
         return None
-    return Failed(keyword, _found_in_words(keyword, values, wanted), _wanted_in_words(wanted))
+    until, note = time.thread_time() + SECONDS, ""
+    try:
+        if any(_fits(value, wanted, keyword, until) for value in values):
+            return None
+    except TimeoutError:
+        note = f" (not matched within {SECONDS:g} s: make the regular expression simpler)"
+    found = _found_in_words(keyword, values, wanted) + note
+    return Failed(keyword, found, _wanted_in_words(wanted))
 
 
 def _values(header: Dataset, keyword: str) -> list[str]:
@@ -82,17 +92,20 @@ def _values(header: Dataset, keyword: str) -> list[str]:
     return [str(one).strip(" \0") for one in many]
 
 
-def _fits(value: str, wanted: Wanted, keyword: str) -> bool:
+def _fits(value: str, wanted: Wanted, keyword: str, until: float) -> bool:
+    """Raises TimeoutError at `until` by time.thread_time(): a busy machine is no slow pattern."""
     if isinstance(wanted, tuple):
-        return any(_fits(value, one, keyword) for one in wanted)
+        return any(_fits(value, one, keyword, until) for one in wanted)
+    if isinstance(wanted, Absent):
+        return False
     if isinstance(wanted, Range):
         number = _number(value)
         return number is not None and wanted.holds(number)
     if isinstance(wanted, int | float):
         return _number(value) == float(wanted)
     if wanted.startswith(PATTERN):
-        short = len(value) <= LONGEST_MATCHED
-        return short and re.search(wanted.removeprefix(PATTERN), value) is not None
+        pattern, seconds = wanted.removeprefix(PATTERN), until - time.thread_time()
+        return len(value) <= LONGEST_MATCHED and found_in(value, pattern, seconds)
     return value == wanted or (_holds_numbers(keyword) and _same_number(value, wanted))
 
 
@@ -121,14 +134,18 @@ def _found_in_words(keyword: str, values: Sequence[str], wanted: Wanted) -> str:
     shown = [f'"{value[:LONGEST_SHOWN]}"' for value in values[:VALUES_SHOWN]]
     if len(values) > VALUES_SHOWN:
         shown.append(f"{len(values) - VALUES_SHOWN} more")
-    too_long = any(len(value) > LONGEST_MATCHED for value in values) and _has_pattern(wanted)
+    too_long = any(len(value) > LONGEST_MATCHED for value in values) and _patterns(wanted)
     note = f" (longer than the {LONGEST_MATCHED} characters that are matched)" if too_long else ""
     return " \\ ".join(shown) + note
 
 
-def _has_pattern(wanted: Wanted) -> bool:
+def _patterns(wanted: Wanted) -> list[str]:
     many = wanted if isinstance(wanted, tuple) else (wanted,)
-    return any(isinstance(one, str) and one.startswith(PATTERN) for one in many)
+    return [
+        one.removeprefix(PATTERN)
+        for one in many
+        if isinstance(one, str) and one.startswith(PATTERN)
+    ]
 
 
 def _wanted_in_words(wanted: Wanted) -> str:
@@ -136,6 +153,8 @@ def _wanted_in_words(wanted: Wanted) -> str:
         return "one of " + ", ".join(_wanted_in_words(one) for one in wanted)
     if isinstance(wanted, Range):
         return _range_in_words(wanted)
+    if isinstance(wanted, Absent):
+        return "absent"
     return _scalar_in_words(wanted)
 
 

@@ -187,8 +187,13 @@ def _last_change() -> ColumnElement[float]:
 
 
 def _waits() -> ColumnElement[bool]:
+    """It fits a channel, and it or another Series of its study waits for the same Route."""
+    mine, other = waiting.alias("mine"), waiting.alias("other")
     return exists().where(
-        waiting.c.series_instance_uid == series.c.series_instance_uid, waiting.c.done_at.is_(None)
+        mine.c.series_instance_uid == series.c.series_instance_uid,
+        other.c.study_instance_uid == mine.c.study_instance_uid,
+        other.c.route == mine.c.route,
+        other.c.done_at.is_(None),
     )
 
 

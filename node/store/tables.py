@@ -154,6 +154,7 @@ waiting = Table(  # closed Series that fit a channel of a Route whose Model read
     Column("until", Float, nullable=False),  # then the Job is refused, naming what is missing
     Column("done_at", Float),  # it became a Job, or was refused
     Column("frame_of_reference_uid", String(64), nullable=False),  # "" for none
+    Column("conditions", String(64), nullable=False),  # fingerprint of those that it fitted
     Index("ix_waiting_study", "study_instance_uid", "route"),
     Index("ix_waiting_open", "done_at", "until"),
 )

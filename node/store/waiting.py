@@ -6,33 +6,25 @@ fill their channel when a later Series comes. Everything is decided in the trans
 a Series, so it does not matter which of them closes last, and a crash leaves all of it or nothing.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from node.core.channels import Ambiguous, Candidate, Chosen, Missing, choose
 from node.core.job import Job
 from node.core.names import SeriesInstanceUID
-from node.core.uids import input_fingerprint, result_uids
-from node.core.verdict import Verdict
+from node.store.channel_orders import (
+    ChannelRoute,
+    ambiguous,
+    merged,
+    missing,
+    order_of,
+    refuse,
+)
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
-from node.store.tables import instance, series, waiting
-
-
-@dataclass(frozen=True)
-class ChannelRoute:
-    """A Route whose Model reads several Series. channels: their names in the Model's order."""
-
-    name: str
-    model: str
-    model_fingerprint: str
-    channels: tuple[str, ...]
-    peers: tuple[str, ...]
-    priority: int
-    wait_seconds: float
+from node.store.tables import series, waiting
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Waiting:
     until: float
     done_at: float | None
     frame_of_reference_uid: str
+    conditions: str
 
 
 class WaitingStore:
@@ -78,6 +71,20 @@ class WaitingStore:
                     refused += _decide(connection, study, [route], now, wait_is_over=True)
                 _done(connection, study, name, now)
         return refused
+
+    def outdated(self, routes: Iterable[ChannelRoute]) -> list[SeriesInstanceUID]:
+        """The Series that wait for a Route which is no more, or has other channels or conditions.
+
+        They are to be routed anew: what they fitted may be another channel now.
+        """
+        known = {(route.name, route.conditions) for route in routes}
+        rows = select(waiting.c.series_instance_uid, waiting.c.route, waiting.c.conditions).where(
+            waiting.c.done_at.is_(None)
+        )
+        with self._engine.connect() as connection:
+            found = connection.execute(rows.order_by(waiting.c.series_instance_uid)).all()
+        uids = [row.series_instance_uid for row in found if row[1:] not in known]
+        return list(dict.fromkeys(uids))
 
     def restart(self, now: float) -> int:
         """After a start the whole wait begins anew: what was missing may have come meanwhile.
@@ -130,6 +137,7 @@ def _wait(
         "since": now,
         "until": now + fit.route.wait_seconds,
         "frame_of_reference_uid": fit.frame_of_reference_uid,
+        "conditions": fit.route.conditions,
     }
     connection.execute(insert(waiting), [common | {"channel": n} for n in fit.channels])
 
@@ -149,17 +157,17 @@ def _decide(
         candidates = _candidates(connection, study, route)
         match choose(candidates):
             case Chosen(uids):
-                orders.append(_order(connection, route, uids))
+                orders.append(order_of(connection, route, uids))
             case Missing(channels) if wait_is_over:
-                reason = _missing(route, study, channels, candidates)
-                jobs.append(_refuse(connection, route, candidates, reason, now))
+                reason = missing(route, study, channels, candidates)
+                jobs.append(refuse(connection, route, candidates, reason, now))
             case Ambiguous(channels):
-                reason = _ambiguous(route, study, channels, candidates)
-                jobs.append(_refuse(connection, route, candidates, reason, now))
+                reason = ambiguous(route, study, channels, candidates)
+                jobs.append(refuse(connection, route, candidates, reason, now))
             case _:
                 continue
         _done(connection, study, route.name, now)
-    jobs += [insert_job(connection, order, now) for order in _merged(orders)]
+    jobs += [insert_job(connection, order, now) for order in merged(orders)]
     return [job for job in jobs if job is not None]
 
 
@@ -174,7 +182,7 @@ def _candidates(
         .where(
             waiting.c.study_instance_uid == study,
             waiting.c.route == route.name,
-            waiting.c.channel < len(route.channels),
+            waiting.c.conditions == route.conditions,
             series.c.closed_at.is_not(None),
             series.c.purged_at.is_(None),
         )
@@ -183,109 +191,6 @@ def _candidates(
     for row in rows:
         found[row.channel].append(Candidate(row.series_instance_uid, row.frame_of_reference_uid))
     return list(found)
-
-
-def _order(
-    connection: Connection, route: ChannelRoute, uids: tuple[SeriesInstanceUID, ...]
-) -> JobOrder:
-    fingerprint = input_fingerprint(_sha256_by_sop(connection, uid) for uid in uids)
-    return JobOrder(
-        series_instance_uids=uids,
-        route=route.name,
-        model=route.model,
-        model_fingerprint=route.model_fingerprint,
-        input_fingerprint=fingerprint,
-        result_uids=result_uids(fingerprint, route.model_fingerprint),
-        peers=route.peers,
-        priority=route.priority,
-        verdict=_least_verdict(connection, uids),
-    )
-
-
-def _merged(orders: Sequence[JobOrder]) -> list[JobOrder]:
-    """One Job where several Routes lead the same Series to the same Model."""
-    merged: dict[tuple[str, str], JobOrder] = {}
-    for order in orders:
-        key = order.model, order.input_fingerprint
-        one = merged.get(key)
-        if one is not None:
-            order = replace(
-                one,
-                route=f"{one.route}, {order.route}",
-                peers=tuple(dict.fromkeys(one.peers + order.peers)),
-                priority=max(one.priority, order.priority),
-            )
-        merged[key] = order
-    return list(merged.values())
-
-
-def _refuse(
-    connection: Connection,
-    route: ChannelRoute,
-    candidates: Sequence[Sequence[Candidate]],
-    reason: str,
-    now: float,
-) -> Job | None:
-    """A Job that never had its Series, for people to see; None where it stands already."""
-    uids = tuple(dict.fromkeys(c.series_instance_uid for found in candidates for c in found))
-    # Not the fingerprint of an input: no Job that can run ever has the same.
-    digest = hashlib.sha256(f"refused {route.name}".encode())
-    for uid in uids:
-        digest.update(f"\n{input_fingerprint([_sha256_by_sop(connection, uid)])}".encode())
-    order = JobOrder(
-        series_instance_uids=uids,
-        route=route.name,
-        model=route.model,
-        model_fingerprint=route.model_fingerprint,
-        input_fingerprint=digest.hexdigest(),
-        result_uids=result_uids(digest.hexdigest(), route.model_fingerprint),
-        peers=(),
-        priority=route.priority,
-        verdict=_least_verdict(connection, uids),
-    )
-    return insert_job(connection, order, now, refusal=reason)
-
-
-def _missing(
-    route: ChannelRoute,
-    study: str,
-    channels: Sequence[int],
-    candidates: Sequence[Sequence[Candidate]],
-) -> str:
-    there = _listed(route, [n for n, found in enumerate(candidates) if found], candidates)
-    if not channels:
-        return (
-            f"of study {study} no {len(route.channels)} Series came within "
-            f"{route.wait_seconds:g} s, one for each channel; it has {there}"
-        )
-    names = " and ".join(route.channels[n] for n in channels)
-    many = "s" * (len(channels) > 1)
-    return (
-        f"no Series for channel{many} {names} of study {study} came within "
-        f"{route.wait_seconds:g} s; it has {there}"
-    )
-
-
-def _ambiguous(
-    route: ChannelRoute,
-    study: str,
-    channels: Sequence[int],
-    candidates: Sequence[Sequence[Candidate]],
-) -> str:
-    return (
-        f"several Series of study {study} fit {_listed(route, channels, candidates)}; make the "
-        f'channels of route "{route.name}" narrower, restart, then segnode jobs rerun '
-        "SERIES_UID for each that should be taken"
-    )
-
-
-def _listed(
-    route: ChannelRoute, channels: Iterable[int], candidates: Sequence[Sequence[Candidate]]
-) -> str:
-    return "; ".join(
-        f"{route.channels[n]}: {', '.join(one.series_instance_uid for one in candidates[n])}"
-        for n in channels
-    )
 
 
 def _done(connection: Connection, study: str, route: str, now: float) -> None:
@@ -309,22 +214,3 @@ def _over(connection: Connection, now: float) -> list[tuple[str, str]]:
         .having(func.max(waiting.c.until) <= now)
     )
     return [(row.study_instance_uid, row.route) for row in rows]
-
-
-def _sha256_by_sop(connection: Connection, uid: SeriesInstanceUID) -> Mapping[str, str]:
-    rows = connection.execute(
-        select(instance.c.sop_instance_uid, instance.c.sha256).where(
-            instance.c.series_instance_uid == uid
-        )
-    )
-    return {row.sop_instance_uid: row.sha256 for row in rows}
-
-
-def _least_verdict(connection: Connection, uids: Sequence[SeriesInstanceUID]) -> Verdict | None:
-    found = connection.scalars(
-        select(series.c.verdict).where(
-            series.c.series_instance_uid.in_(uids), series.c.verdict.is_not(None)
-        )
-    )
-    order = list(Verdict)
-    return min((Verdict(one) for one in found), key=order.index, default=None)

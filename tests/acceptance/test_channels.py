@@ -147,3 +147,32 @@ def test_purge_beside_the_node_deletes_what_was_delivered_and_the_story_says_so(
     resent = node.run("jobs", "resend", str(job["id"]), check=False)
     assert resent.returncode == 1
     assert "are deleted" in resent.stderr
+
+
+def test_a_series_that_is_routed_again_gets_jobs_of_new_models_only(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    t1 = _send(node, _series("again", "T1"), tmp_path / "t1")
+    _send(node, _series("again", "FLAIR"), tmp_path / "flair")
+    before = _job_in(node, t1, "DELIVERED")
+    wanted = '{ SeriesDescription = "~^T1" }'
+    changed = node.config.read_text().replace('when = { Modality = "XX" }', f"when = {wanted}")
+    node.config.write_text(changed)
+    assert node.terminate() == 0
+    node.start()
+    assert node.json("jobs", "rerun", t1) == {"series_instance_uid": t1, "state": "open"}
+
+    def closed_again() -> dict[str, Any] | None:
+        (story,) = node.json("jobs", "explain", t1)
+        return story if story["closed_at"] else None
+
+    story = eventually(closed_again, 30, "Series closed again")
+    assert story["routing"] == (
+        'route "brain MR" matched; route "T1 and FLAIR" matched, channel channel 0'
+    )
+    assert sorted(job["model"] for job in _jobs(node, t1)) == ["both", "hippocampus"]
+    (same,) = (job for job in _jobs(node, t1) if job["model"] == "both")
+    assert (same["id"], same["state"]) == (before["id"], "DELIVERED")
+    unknown = node.run("jobs", "rerun", "1.2.3", check=False)
+    assert unknown.returncode == 1
+    assert "no closed Series has this UID" in unknown.stderr

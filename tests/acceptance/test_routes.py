@@ -22,7 +22,9 @@ path = "{DEMO_MODEL}"
 name = "thin MR"
 model = "hippocampus"
 send_to = ["pacs"]
-when = {{ Modality = "MR", SliceThickness = {{ max = 1.5 }} }}
+when.Modality = "MR"
+when.SliceThickness = {{ max = 1.5 }}
+when.ContrastBolusAgent = {{ absent = true }}
 [[routes]]
 name = "CT"
 model = "hippocampus"
@@ -44,6 +46,8 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_series_shows_what_matches_and_every_condition_that_failed(tmp_path: Path) -> None:
     thick = make_series(slices=20, spacing_mm=(4.0, 1.0, 1.0))
+    for one in thick:
+        one.ContrastBolusAgent = "Gd"
     write_series(thick, tmp_path / "in" / "thick")
     gap = make_series(slices=20, spacing_mm=(1.0, 1.0, 1.0), name="gap")
     del gap[9]
@@ -56,7 +60,8 @@ def test_each_series_shows_what_matches_and_every_condition_that_failed(tmp_path
     first, second = found[str(thick[0].SeriesInstanceUID)]["routes"]
     assert not first["matches"]
     assert first["failed"] == [
-        {"channel": None, "keyword": "SliceThickness", "found": '"4.0"', "wanted": "at most 1.5"}
+        {"channel": None, "keyword": "SliceThickness", "found": '"4.0"', "wanted": "at most 1.5"},
+        {"channel": None, "keyword": "ContrastBolusAgent", "found": '"Gd"', "wanted": "absent"},
     ]
     assert [one["keyword"] for one in second["failed"]] == ["Modality", "Rows"]
     matching, _ = found[str(gap[0].SeriesInstanceUID)]["routes"]

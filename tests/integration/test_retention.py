@@ -14,12 +14,13 @@ from node.core.uids import result_uids
 from node.dicom.trash import Trash
 from node.retention import Purged, purge, would_purge
 from node.store import database
+from node.store.channel_orders import ChannelRoute
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.orders import JobOrder
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore, StoredInstance
-from node.store.waiting import ChannelFit, ChannelRoute, WaitingStore
+from node.store.waiting import ChannelFit, WaitingStore
 
 NOW, DAY = 1_000_000.0, 86_400.0
 PERIODS = Periods(delivered_days=7, failed_days=30, unrouted_days=3)
@@ -166,13 +167,31 @@ def test_an_open_series_is_never_deleted(folder: Folder) -> None:
 
 def test_what_waits_for_a_channel_is_not_deleted(folder: Folder) -> None:
     folder.receive_all()
-    route = ChannelRoute("both", "model", "mo", ("T1", "FLAIR"), ("pacs",), 0, 600.0)
+    route = ChannelRoute("both", "model", "mo", ("T1", "FLAIR"), ("pacs",), 0, 600.0, "conditions")
     folder.close(fits=(ChannelFit(route, (0,), "frame"),))
     assert folder.purge(1000) == []
     waiting = WaitingStore(database.connect(folder.path))
     assert len(waiting.refuse_due([route], NOW + 600)) == 1
     assert folder.purge(29) == []
     assert [one.what for one in folder.purge(31)] == ["series"]
+
+
+def test_what_another_channel_waits_with_is_not_deleted(folder: Folder) -> None:
+    folder.receive_all()
+    three = ("T1", "FLAIR", "T2")
+    route = ChannelRoute("three", "model", "mo", three, ("pacs",), 0, 600.0, "conditions")
+    folder.close(fits=(ChannelFit(route, (0,), "frame"),))
+    waiting = WaitingStore(database.connect(folder.path))
+    assert len(waiting.refuse_due([route], NOW + 600)) == 1
+    flair = SeriesInstanceUID("1.2.4")
+    folder.receive_all(flair)
+    seen = folder.series.get(flair)
+    assert seen is not None
+    later = NOW + 31 * DAY
+    assert folder.series.close(seen, "quiet", "", [], later, [ChannelFit(route, (1,), "f")]) == []
+    assert folder.purge(31) == []  # T2 may still come for both
+    assert len(waiting.refuse_due([route], later + 600)) == 1
+    assert [one.name for one in folder.purge(62)] == [UID, flair]
 
 
 def test_unrouted_series_have_a_period_of_their_own(folder: Folder) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,15 @@ from node.core.errors import Fatal
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.store import database
+from node.store.channel_orders import ChannelRoute
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore, StoredInstance
-from node.store.waiting import ChannelFit, ChannelRoute, WaitingStore
+from node.store.waiting import ChannelFit, WaitingStore
 
 T1, FLAIR, FLAIR_2 = (SeriesInstanceUID(f"1.2.{number}") for number in (1, 2, 3))
 STUDY, NOW, WAIT = "1.2", 1000.0, 600.0
-ROUTE = ChannelRoute("both", "model", "mo", ("T1", "FLAIR"), ("pacs",), 3, WAIT)
-OTHER = ChannelRoute("other", "model", "mo", ("T1", "FLAIR"), ("viewer",), 5, WAIT)
+ROUTE = ChannelRoute("both", "model", "mo", ("T1", "FLAIR"), ("pacs",), 3, WAIT, "conditions")
+OTHER = ChannelRoute("other", "model", "mo", ("T1", "FLAIR"), ("viewer",), 5, WAIT, "conditions")
 
 
 class Store:
@@ -175,7 +177,7 @@ def test_a_refused_job_cannot_be_run_again_but_its_series_can_wait_again(store: 
 
 
 def test_each_series_that_comes_begins_the_wait_anew_and_a_start_does_so(store: Store) -> None:
-    three = ChannelRoute("three", "m", "mo", ("A", "B", "C"), ("pacs",), 0, WAIT)
+    three = ChannelRoute("three", "m", "mo", ("A", "B", "C"), ("pacs",), 0, WAIT, "conditions")
     for number, uid in enumerate((T1, FLAIR)):
         store.receive(uid)
         store.close(uid, number, at=NOW + number * 500, routes=(three,))
@@ -184,6 +186,43 @@ def test_each_series_that_comes_begins_the_wait_anew_and_a_start_does_so(store: 
     assert store.waiting.refuse_due([three], NOW + 5000 + WAIT - 1) == []
     (job,) = store.waiting.refuse_due([three], NOW + 5000 + WAIT)
     assert "no Series for channel C of study" in (job.reason or "")
+
+
+SWAPPED = replace(ROUTE, channels=("FLAIR", "T1"), conditions="others")
+
+
+def test_a_series_fills_no_channel_of_a_route_whose_conditions_have_changed(store: Store) -> None:
+    store.come(T1, 0)  # T1 of the old route; channel 0 is FLAIR now
+    (refused,) = store.waiting.refuse_due([ROUTE], NOW + WAIT)
+    store.receive(FLAIR)
+    assert store.close(FLAIR, 1, routes=(SWAPPED,)) == []
+    (job,) = store.waiting.refuse_due([SWAPPED], NOW + WAIT)
+    assert "no Series for channel FLAIR of study" in (job.reason or "")
+    assert refused.id != job.id
+
+
+def test_what_waits_for_a_route_that_has_changed_is_routed_anew(store: Store) -> None:
+    store.come(T1, 0)
+    assert store.waiting.outdated([ROUTE]) == []
+    assert store.waiting.outdated([]) == store.waiting.outdated([SWAPPED]) == [T1]
+    assert store.series.reopen(T1, NOW)
+    assert store.waiting.outdated([SWAPPED]) == []
+    store.close(T1, 1, routes=(SWAPPED,))
+    store.receive(FLAIR)
+    (job,) = store.close(FLAIR, 0, routes=(SWAPPED,))
+    assert job.series_instance_uids == (FLAIR, T1)
+
+
+def test_after_narrower_conditions_the_series_that_is_not_meant_is_forgotten(store: Store) -> None:
+    store.come(FLAIR, 1)
+    store.come(FLAIR_2, 1)
+    (refused,) = store.come(T1, 0)
+    narrower = replace(ROUTE, conditions="narrower")
+    for uid, channel in ((T1, 0), (FLAIR, 1)):  # as the refusal says
+        assert store.series.reopen(uid, NOW)
+        jobs = store.close(uid, channel, routes=(narrower,))
+    assert [job.series_instance_uids for job in jobs] == [(T1, FLAIR)]
+    assert refused.state is JobState.REJECTED
 
 
 def test_what_waits_for_a_route_that_is_no_more_is_dropped(store: Store) -> None:
@@ -200,6 +239,15 @@ def test_two_series_for_one_channel_are_refused_at_once_with_both_named(store: S
     assert "several Series of study 1.2 fit FLAIR: 1.2.2, 1.2.3" in (job.reason or "")
     for uid in (T1, FLAIR, FLAIR_2):
         assert [one.id for one in store.jobs.of_series(uid)] == [job.id]
+
+
+def test_of_very_many_for_one_channel_some_are_named(store: Store) -> None:
+    for number in range(10, 30):
+        store.come(SeriesInstanceUID(f"1.2.{number}"), 1)
+    (job,) = store.come(T1, 0)
+    assert "fit FLAIR: 1.2.10, 1.2.11, 1.2.12, 1.2.13, 1.2.14, 1.2.15 and 14 more; make" in (
+        job.reason or ""
+    )
 
 
 def test_of_two_the_one_in_the_frame_of_the_others_is_taken_in_any_order(store: Store) -> None:

@@ -61,3 +61,10 @@ def test_two_that_fit_both_channels_are_not_guessed_between() -> None:
 def test_many_candidates_are_decided_at_once() -> None:
     many = _series(*(f"{number}@a" for number in range(300)))
     assert choose([many] * 6) == Ambiguous(tuple(range(6)))
+
+
+def test_very_many_series_of_a_study_are_decided_at_once() -> None:
+    many = [Candidate(SeriesInstanceUID(f"1.{number}"), "") for number in range(200)]
+    one = [Candidate(SeriesInstanceUID("2.1"), "")]
+    assert choose([many, many, many, many, one, one]) == Missing(())
+    assert choose([many, many, one]) == Ambiguous((0, 1))

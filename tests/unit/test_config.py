@@ -96,7 +96,7 @@ def test_the_environment_overrides_the_file(
         ),
         (
             MINIMAL + "channels.T1 = { SliceThickness = { mx = 2 } }",
-            '"routes.0.channels.T1.SliceThickness": a range has no "mx"; did you mean "max"?',
+            '"routes.0.channels.T1.SliceThickness": a condition has no "mx"; did you mean "max"?',
         ),
         (MINIMAL + "when = { Modality = true }", '"routes.0.when.Modality": a condition is'),
         (MINIMAL + 'when = { A = "b" }\nchannels.T1 = {}', 'has both "when" and "channels"'),

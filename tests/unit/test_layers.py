@@ -6,7 +6,7 @@ from pathlib import Path
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
-    | {"show_added", "terminal", "cli_routes", "cli_purge", "routed"},
+    | {"show_added", "terminal", "cli_routes", "cli_purge", "routed", "chosen"},
     {"lanes", "pipeline", "watch", "ordering", "retention", "waiting"}
     | {"arriving", "counting", "recording"},
     {"dicom", "inference", "store"},

@@ -1,4 +1,5 @@
 import re
+import time
 from dataclasses import replace
 from io import BytesIO
 
@@ -6,10 +7,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.filereader import read_dataset
 
-from node.core.conditions import Range, Wanted, wanted_from
+from node.core.conditions import Absent, Range, Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.verdict import Verdict
-from node.dicom.matching import LONGEST_MATCHED
+from node.dicom.matching import LONGEST_MATCHED, SECONDS
 from node.dicom.routing import (
     Route,
     check_conditions,
@@ -17,6 +18,7 @@ from node.dicom.routing import (
     routing_in_words,
     with_models,
 )
+from node.ordering import channel_route
 from tests.unit.test_seg import SEGMENTS, make_model
 
 
@@ -29,6 +31,8 @@ def _header() -> Dataset:
     header.SliceThickness = "2.50 "
     header.EchoNumbers = "+03"
     header.PixelSpacing = ["0.5", "1.25"]
+    header.ProtocolName = "  "
+    header.AcquisitionNumber = 0
     return header
 
 
@@ -53,6 +57,8 @@ def _route(**when: Wanted) -> Route:
         {"EchoNumbers": 3},
         {"EchoNumbers": ("3", "4")},
         {"PixelSpacing": Range(1.0, 2.0)},  # any of its values may fit
+        {"ContrastBolusAgent": Absent()},
+        {"ProtocolName": Absent()},  # only blanks
         {},
     ],
 )
@@ -70,6 +76,7 @@ def test_a_condition_that_holds_matches(when: dict[str, Wanted]) -> None:
         ({"SliceThickness": Range(0.5, 2.0)}, 'SliceThickness is "2.50", not between 0.5 and 2'),
         ({"SliceThickness": Range(3.0, None)}, "not at least 3"),
         ({"SliceThickness": Range(None, 2.0)}, "not at most 2"),
+        ({"AcquisitionNumber": Absent()}, 'AcquisitionNumber is "0", not absent'),
         ({"SliceLocation": Range(None, 2.0)}, "SliceLocation is absent, not at most 2"),
     ],
 )
@@ -117,6 +124,7 @@ def test_a_condition_that_can_never_hold_is_refused(
         ({"min": 0.5, "max": 2}, Range(0.5, 2.0)),
         ({"min": 0}, Range(0.0, None)),
         ({"max": -1}, Range(None, -1.0)),
+        ({"absent": True}, Absent()),
         ([1, "two"], (1, "two")),
         ("~(?i)t1", "~(?i)t1"),
     ],
@@ -130,7 +138,11 @@ def test_a_condition_is_read_as_it_is_written(written: object, wanted: Wanted) -
     [
         ({}, "the range is empty"),
         ({"min": 2.0, "max": 1.0}, "min = 2 is more than max = 1"),
-        ({"mni": 2.0}, 'a range has no "mni"; did you mean "min"?'),
+        ({"mni": 2.0}, 'a condition has no "mni"; did you mean "min"?'),
+        ({"absnt": True}, 'a condition has no "absnt"; did you mean "absent"?'),
+        ({"absent": False}, "is written { absent = true }, alone"),
+        ({"absent": 1}, "is written { absent = true }, alone"),
+        ({"absent": True, "min": 2}, "is written { absent = true }, alone"),
         ({"min": "2"}, "min is '2', which is not a number"),
         ({"min": True}, "min is True, which is not a number"),
         ({"max": float("nan")}, "which is not a number"),
@@ -168,6 +180,39 @@ def test_a_long_value_fits_no_regular_expression_and_says_why() -> None:
     assert not found.matches
     assert "longer than the 256 characters that are matched" in str(found)
     assert len(str(found)) < 300
+
+
+def test_a_regular_expression_that_takes_for_ever_fails_in_words_and_in_time() -> None:
+    header = _header()
+    header.ImageComments = "a" * LONGEST_MATCHED
+    header.add_new("ImageType", "UC", ["a" * 250] * 100)  # the limit is of all of them together
+    slow = "~(.*a){25}b"
+    began = time.process_time()
+    found = fit(_route(ImageComments=slow, ImageType=(slow, slow), Modality="~^MR$"), header)
+    assert time.process_time() - began < 2 * SECONDS + 1  # of the CPU
+    (failed,) = found.failed.values()
+    assert [one.keyword for one in failed] == ["ImageComments", "ImageType"]
+    assert failed[0].found.endswith("(not matched within 1 s: make the regular expression simpler)")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("x{e}", r"write \{ where a brace is meant"),  # roughly x, to the library that matches
+        ("[[:alpha:]]", "is not a regular expression: Possible nested set"),
+    ],
+)
+def test_a_regular_expression_that_two_read_differently_is_refused(
+    pattern: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_conditions(_route(Modality=("MR", f"~{pattern}")))
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", [r"x\{e}", r"^T1(?!.*post)", "a{2}", "a{,3}", r"\\{2}$"])
+def test_regular_expressions_of_python_are_taken(pattern: str) -> None:
+    check_conditions(_route(SeriesDescription=f"~{pattern}"))
 
 
 def test_a_value_of_very_many_parts_is_shown_in_short() -> None:
@@ -220,6 +265,19 @@ def test_channels_of_one_name_are_told_apart_by_their_numbers() -> None:
     model = replace(make_model(SEGMENTS[:1]), channels=("MRI", "MRI"))
     route = Route("both", "model", ("pacs",), channels={"MRI 0": {}, "MRI 1": {}})
     assert list(with_models([route], {"model": model})[0].channels) == ["MRI 0", "MRI 1"]
+
+
+def test_a_route_is_another_once_its_channels_or_what_they_want_change() -> None:
+    model = replace(make_model(SEGMENTS[:1]), channels=("T1", "FLAIR"))
+    routes = [
+        _channels(T1={"EchoTime": Range(1.0, 2.0)}, FLAIR={}),
+        _channels(T1={"EchoTime": Range(1.0, 3.0)}, FLAIR={}),
+        _channels(FLAIR={}, T1={"EchoTime": Range(1.0, 2.0)}),
+    ]
+    assert len({channel_route(route, {"model": model}).conditions for route in routes}) == 3
+    same = replace(routes[0], wait_seconds=1.0, send_to=("other",), priority=9)
+    found = [channel_route(route, {"model": model}).conditions for route in (routes[0], same)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

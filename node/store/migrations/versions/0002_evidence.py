@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("until", sa.Float(), nullable=False),
         sa.Column("done_at", sa.Float(), nullable=True),
         sa.Column("frame_of_reference_uid", sa.String(length=64), nullable=False),
+        sa.Column("conditions", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(
             ["series_instance_uid"], ["series.series_instance_uid"], ondelete="CASCADE"
         ),
