@@ -14,13 +14,13 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
 from bench.figure import Figure, Section
-from node.arriving import RecordLane
 from node.core.job import JobEvent, JobState
 from node.core.names import AETitle, JobId, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import derive_uid, result_uids
 from node.core.verdict import Verdict
 from node.dicom.inbox import Inbox
 from node.dicom.planes import plane_values, planes_of
+from node.lanes.record import RecordLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore

@@ -9,12 +9,10 @@ from typing import Self
 
 import structlog
 
-from node.arriving import CloseLane, RecordLane
 from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
-from node.counting import CountLane
 from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
@@ -26,9 +24,16 @@ from node.dicom.scu import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
-from node.lanes import DeliverLane, Lane, SegmentLane
+from node.lanes.close import CloseLane
+from node.lanes.count import CountLane
+from node.lanes.deliver import DeliverLane
+from node.lanes.lane import Lane
+from node.lanes.record import RecordLane
+from node.lanes.retain import RetentionLane
+from node.lanes.segment import SegmentLane
+from node.lanes.wait import WaitLane
+from node.lanes.watch import JobsInHand
 from node.ordering import channel_route
-from node.retention import RetentionLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
@@ -36,8 +41,6 @@ from node.store.lock import DataFolderLock
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.store.waiting import WaitingStore
-from node.waiting import WaitLane
-from node.watch import JobsInHand
 
 log = structlog.get_logger()
 

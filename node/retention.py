@@ -1,20 +1,13 @@
 """Deleting what was kept long enough: marked in the database first, then taken from the disk."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from node.core.names import JobId, SeriesInstanceUID
 from node.dicom.trash import Trash
-from node.lanes import Lane
 from node.store.retention import Due, Periods, RetentionStore
 
-log = structlog.get_logger()
-
-EVERY_SECONDS = 3600.0
 _DAY = 86_400.0
 _LEFT = "marked before, and left on disk by a crash"
 
@@ -85,23 +78,3 @@ def _aside(trash: Trash, periods: Periods, now: float) -> Iterator[tuple[Path, P
 
 def _why(due: list[Due]) -> dict[str, str]:
     return {one.name: one.why for one in due}
-
-
-class RetentionLane(Lane):
-    """Deletes what is due, at the start and every hour."""
-
-    def __init__(self, store: RetentionStore, trash: Trash, periods: Periods) -> None:
-        super().__init__("retention")
-        self._store, self._trash, self._periods = store, trash, periods
-
-    def step(self) -> float:
-        count = size = 0
-        try:
-            for purged in purge(self._store, self._trash, self._periods, time.time()):
-                log.info("purged", **vars(purged))
-                count, size = count + 1, size + purged.size_bytes
-        except OSError as error:  # said once an hour, not every few seconds
-            log.error("files cannot be deleted", error=str(error))
-        if count:
-            log.info("purge ended", things=count, megabytes=size // 1_000_000)
-        return EVERY_SECONDS

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy
 from pydicom import Dataset
 
-from node.arriving import CloseLane, RecordLane
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
 from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route
+from node.lanes.close import CloseLane
+from node.lanes.record import RecordLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore

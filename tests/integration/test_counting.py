@@ -9,10 +9,10 @@ from pydicom import Dataset
 
 from node.core.names import AETitle
 from node.core.verdict import Verdict
-from node.counting import CountLane
 from node.dicom.closing import Count, Times, count_from
 from node.dicom.query import querying
 from node.dicom.scu import Peer
+from node.lanes.count import CountLane
 from node.store import database
 from tests import arrivals
 from tests.integration.test_arriving import Ward

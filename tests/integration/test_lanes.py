@@ -11,7 +11,6 @@ import sqlalchemy
 from pydicom import Dataset, dcmread
 
 from node import pipeline
-from node.arriving import CloseLane, RecordLane
 from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
@@ -22,13 +21,15 @@ from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route
 from node.dicom.trash import Trash
-from node.lanes import SegmentLane
+from node.lanes.close import CloseLane
+from node.lanes.record import RecordLane
+from node.lanes.segment import SegmentLane
+from node.lanes.watch import JobsInHand
 from node.retention import purge
 from node.store import database
 from node.store.jobs import JobStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
-from node.watch import JobsInHand
 from tests import arrivals
 from tests.made_up import made_up_model
 from tests.series_factory import make_series

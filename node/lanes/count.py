@@ -12,7 +12,7 @@ from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.closing import Count, Times, count_values
 from node.dicom.query import Query, querying
 from node.dicom.scu import Peer
-from node.lanes import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.store.series import OpenSeries, SeriesStore
 
 log = structlog.get_logger()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from node.lanes import IDLE_SECONDS, Lane
+from node.lanes.lane import IDLE_SECONDS, Lane
 from node.store.channel_orders import ChannelRoute
 from node.store.waiting import WaitingStore
 

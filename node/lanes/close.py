@@ -1,103 +1,28 @@
-"""The lanes between a received file and a queued Job: recording and closing."""
+"""The lane that closes Series on evidence."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
 
 import structlog
 
 from node import pipeline
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
-from node.core.priority import give_way
 from node.core.verdict import Verdict
 from node.dicom import closing
 from node.dicom.closing import Facts, Instance, Judgement, Times, judge
 from node.dicom.inbox import Inbox
 from node.dicom.planes import plane_from
 from node.dicom.routing import Route, fit
-from node.lanes import AT_ONCE, IDLE_SECONDS, Lane, Wake
-from node.recording import ASIDE, CONFLICT, NOT_YET, Recorded
+from node.lanes.lane import IDLE_SECONDS, Lane, Wake
+from node.lanes.record import RecordLane
 from node.store.series import Brought, OpenSeries, SeriesStore, StoredSeries
 
 log = structlog.get_logger()
 
-BATCH: Final = 100  # files per transaction: one fsync for all, and a short wait for the last one
-READERS: Final = 2
-AGAIN_SECONDS: Final = 5.0  # before a file that could not be recorded is tried again
 _PAUSE = 5.0  # times what the last judgement took: so much of a core it may cost at most
 _LONGEST_PAUSE_SECONDS = 1.0
-
-
-class RecordLane(Lane):
-    """incoming/ → rows and final places, in passes over what lies there."""
-
-    def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
-        super().__init__("record")
-        self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
-        self._reading = ThreadPoolExecutor(READERS, "read", initializer=give_way)
-        self._started_at: float | None = time.time()
-        self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
-        self._again: dict[Path, float] = {}  # monotonic
-        self._unread: dict[Path, str] = {}
-
-    def run(self) -> None:
-        give_way()  # to the receiving process: a sender waits for that, for us nobody
-        super().run()
-
-    def has_recorded_as_of(self, moment: float) -> bool:
-        """Whether all that lay in incoming/ at that monotonic moment has been recorded."""
-        return self._done_as_of >= moment
-
-    def unread(self) -> Collection[str]:
-        """Associations of which something is safe on disk and cannot be recorded yet."""
-        return set(self._unread.values())
-
-    def step(self) -> float:
-        began = time.monotonic()
-        arrived = self._inbox.arrived()
-        due = [path for path in arrived if self._again.get(path, began) <= began]
-        for first in range(0, len(due), BATCH):
-            if self._stopping.is_set():
-                return AT_ONCE
-            self._record(due[first : first + BATCH])
-            self._on_recorded()
-        self._forget_all_but(arrived)
-        self._done_as_of = began
-        self._lose_what_was_open()
-        self._on_recorded()
-        return IDLE_SECONDS
-
-    def _record(self, paths: Sequence[Path]) -> None:
-        recorded = pipeline.record(paths, self._inbox, self._series, time.time(), self._reading.map)
-        for one in recorded:
-            self._again.pop(one.path, None)
-            self._unread.pop(one.path, None)
-            if one.what in (CONFLICT, ASIDE):
-                log.warning("instance set aside", file=one.path.name, why=one.detail)
-            elif one.what == NOT_YET:
-                self._try_again(one)
-
-    def _try_again(self, one: Recorded) -> None:
-        log.error("instance cannot be recorded yet", file=one.path.name, error=one.detail)
-        self._again[one.path] = time.monotonic() + AGAIN_SECONDS
-        if one.association is not None:
-            self._unread[one.path] = one.association
-
-    def _forget_all_but(self, arrived: Sequence[Path]) -> None:
-        if self._again:
-            there = set(arrived)
-            self._again = {path: at for path, at in self._again.items() if path in there}
-            self._unread = {path: name for path, name in self._unread.items() if path in there}
-
-    def _lose_what_was_open(self) -> None:
-        """Once, when all is recorded that the process before left behind."""
-        if self._started_at is not None:
-            self._series.lose_open_associations(self._started_at, time.time())
-            self._started_at = None
 
 
 @dataclass

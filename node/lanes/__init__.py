@@ -1,0 +1,1 @@
+"""What runs beside what: one lane for each kind of work, each a thread."""
