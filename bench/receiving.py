@@ -20,7 +20,7 @@ from tests.receiving import Receiving, receiving
 from tests.series_factory import make_series, write_series
 
 HEADING = "Receiving"
-ROUNDS = 3
+ROUNDS = 5
 SLICES = 300  # of one Association; four together send twice as many
 ASSOCIATIONS, LARGE = 8, 2_000_000_000
 _LONGEST_PDU = "131072"

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from node.dicom.inbox import data_set_offset
+from node.core.errors import ConfigError
+from node.dicom.inbox import Inbox, data_set_offset
+from node.dicom.receiver.supervisor import Receiver
 from tests.large import send_large
 from tests.peers import eventually
 from tests.receiving import (
@@ -30,6 +32,7 @@ from tests.receiving import (
     p_data,
     pdv,
     receiving,
+    settings,
     store_command,
     store_message,
 )
@@ -289,3 +292,20 @@ def test_memory_is_flat_whatever_the_size(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert statuses == [0x0000] * 8
         assert most - before < 40
+
+
+def test_a_stop_aborts_what_is_associated_and_says_so(tmp_path: Path) -> None:
+    with receiving(tmp_path) as here, RawPeer(here.port) as peer:
+        peer.associate()
+        peer.send(store_message(make_series(slices=1)[0]))
+        assert peer.status() == 0x0000
+        here.receiver.stop()
+        assert peer.receive()[0] == ABORT
+        assert _ending(here) == "aborted"
+
+
+def test_a_port_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
+    with receiving(tmp_path / "one") as here:
+        Inbox(tmp_path / "two")
+        with pytest.raises(ConfigError, match=r"dicom\.port: cannot listen"):
+            Receiver(settings(tmp_path / "two")).start("127.0.0.1", here.port)

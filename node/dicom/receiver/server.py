@@ -179,6 +179,7 @@ class _Handler(RequestHandler):
         """As pynetdicom's, which copies 170 contexts for every connection."""
         association = ReceivingAssociation(self.ae, self.server.around)
         association._server = self.server
+        association.name = f"AcceptorThread {self.client_address}"  # as pynetdicom looks for it
         association.set_socket(AssociationSocket(association, client_socket=self.request))
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size

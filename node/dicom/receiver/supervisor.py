@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 import node
-from node.core.errors import ConfigError, Fatal
+from node.core.errors import ConfigError
 from node.dicom.receiver.reports import ENDED, LOG, OPENED, READY
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.spool import AssociationRecord, Clock, write_end
@@ -48,13 +48,16 @@ class Receiver:
     def start(self, host: str, port: int) -> int:
         """Begins to listen; port 0 takes a free one. Returns the port. Raises ConfigError."""
         try:
-            self._listener = socket.create_server((host, port), backlog=_BACKLOG)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(f"dicom.port: cannot listen on {host}:{port}: {error}") from error
         self._thread.start()
         if not self._ready.wait(READY_SECONDS):
             self.stop()
-            raise Fatal(f"the receiving process was not ready after {READY_SECONDS:g} s")
+            raise ConfigError(
+                f"the receiving process was not ready after {READY_SECONDS:g} s; see the log"
+            )
         return int(self._listener.getsockname()[1])
 
     @property

@@ -1,0 +1,51 @@
+"""The two marks of free space: told once when they are passed, and once when there is room."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.dicom.receiver.reports import Reports
+from node.dicom.receiver.space import FreeSpace
+from node.dicom.receiver.status import OUT_OF_RESOURCES, Refused
+
+KB = 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_each_mark_is_told_once_each_way(small_disk: Path) -> None:
+    lines, theirs = os.pipe()
+    wakeup = os.eventfd(0)
+    space = FreeSpace(small_disk, 200 * KB, 500 * KB, Reports(theirs, wakeup))
+    filler = small_disk / "filler"
+    for size in (0, 600, 900, 910, 900, 600, 0):
+        filler.write_bytes(bytes(size * KB))
+        space.look()
+        space.look()
+        if size == 910:
+            with pytest.raises(Refused) as refused:
+                space.require(0)
+            assert refused.value.status == OUT_OF_RESOURCES
+    os.close(theirs)
+    with os.fdopen(lines) as told:
+        events = [json.loads(line)["event"] for line in told]
+    os.close(wakeup)
+    assert [event.split(":")[0] for event in events] == [
+        "the disk is getting full",
+        "the disk is full",
+        "the disk is no longer full",
+        "the disk has room again",
+    ]
