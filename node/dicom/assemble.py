@@ -19,10 +19,25 @@ from node.core.volume import Affine, LabelMap, Volume
 from node.dicom.planes import Plane, planes_of
 from node.dicom.regular import Regular, regular_grid
 from node.dicom.series import SourceSeries
-from node.dicom.volumes import Candidate, Fault, in_words, normal, positions, split
+from node.dicom.volumes import (
+    SAME_POSITION_MM,
+    Candidate,
+    Fault,
+    continues,
+    in_words,
+    is_localizer,
+    normal,
+    positions,
+    split,
+    together,
+)
 from node.dicom.voxels import MAX_VOLUME_VOXELS, modality_frames
 
 _RESAMPLED = (Fault.TILTED, Fault.UNEVEN)
+_FAULTS_OF_SLICES = (
+    *(Fault.TILTED, Fault.UNEVEN, Fault.OFF_GRID),
+    *(Fault.REPEATED, Fault.TOO_FEW),
+)
 _LISTED = 8  # candidates in a message
 
 # What must not differ within a volume, beyond what splits one: no values in the message, as one of
@@ -86,6 +101,8 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
     candidates = split(planes)
     chosen = _chosen(candidates, rules)
     _require_none_astray(chosen, candidates)
+    _require_none_cut_off(chosen, candidates)
+    _require_no_rival(chosen, candidates, rules)
     by_uid = _by_uid(series, chosen)
     frame = _frame_of_reference_uid(chosen)
     affine = _affine(chosen.planes)
@@ -198,6 +215,45 @@ def _require_none_astray(chosen: Candidate, candidates: Sequence[Candidate]) -> 
         nowhere = other.kind is Fault.NO_PLACE or not lost.sop_class_uid
         if nowhere and same_class and same_matrix:
             raise SeriesRejected(f"{other.fault}: it may belong to the volume")
+
+
+def _require_none_cut_off(chosen: Candidate, candidates: Sequence[Candidate]) -> None:
+    """A slice at an end that some header tells from the others: the volume would lack it."""
+    first = chosen.planes[0]
+    for other in candidates:
+        if other.planes[0].sop_class_uid != first.sop_class_uid or is_localizer(other.planes[0]):
+            continue
+        if together(first, other.planes[0]):
+            continue
+        for plane in other.planes:
+            if continues(plane, chosen.planes):
+                raise SeriesRejected(
+                    f"{plane} ({other.why}) lies where the next slice of the volume belongs, which "
+                    f"has {chosen.why}; it may be a part of it"
+                )
+
+
+def _require_no_rival(
+    chosen: Candidate, candidates: Sequence[Candidate], rules: InputRules
+) -> None:
+    """A fault must not choose: without it, the other might be the one that is wanted."""
+    for other in candidates:
+        if other is chosen or is_localizer(other.planes[0]):
+            continue
+        if other.kind not in _FAULTS_OF_SLICES:
+            continue
+        least = max(rules.min_slices, 2)
+        if together(chosen.planes[0], other.planes[0]) or _places(other) >= least:
+            raise SeriesRejected(
+                "the Series holds several candidate volumes, and only a fault of the other "
+                f"candidate would choose: {_listed([chosen, other], ['', other.fault or ''])}"
+            )
+
+
+def _places(candidate: Candidate) -> int:
+    """At how many positions along the normal it has slices."""
+    along = positions(candidate.planes) @ normal(candidate.planes[0])
+    return 1 + int((np.diff(along) >= SAME_POSITION_MM).sum())
 
 
 def _by_uid(series: SourceSeries, chosen: Candidate) -> Mapping[str, Dataset]:
