@@ -38,11 +38,12 @@ _FAULTS_OF_SLICES = (
     *(Fault.TILTED, Fault.UNEVEN, Fault.OFF_GRID),
     *(Fault.REPEATED, Fault.TOO_FEW),
 )
+MAX_EXTENT_MM = 5000.0  # twice the longest person: what is longer is no position of a patient
 _LISTED = 8  # candidates in a message
 
 # What must not differ within a volume, beyond what splits one: no values in the message, as one of
 # them is the patient's.
-_OF_ALL = ("PatientID", "StudyInstanceUID", "Units", "RescaleType")
+_OF_ALL = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Units", "RescaleType")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,7 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
         assert isinstance(grid, Regular)  # or it would not have been chosen
         regular = grid
     voxels = _voxels(chosen.planes, by_uid)
+    _require_rescaled_alike(chosen, by_uid)
     volume = regular.resampled(voxels, frame) if regular else Volume(voxels, affine, frame)
     return Stack(volume, chosen.planes, regular)
 
@@ -180,6 +182,11 @@ def _spacing_refusal(affine: Affine, rules: InputRules) -> str | None:
 
 def _extent_refusal(shape: tuple[int, int, int], affine: Affine, rules: InputRules) -> str | None:
     extent = np.asarray(shape) * np.linalg.norm(affine[:3, :3], axis=0)
+    if extent.max() > MAX_EXTENT_MM:
+        return (
+            f"the volume measures {in_words(extent)} mm (slice, row, column); nobody is longer "
+            f"than {MAX_EXTENT_MM:g} mm"
+        )
     if rules.max_extent_mm is not None and extent.max() > rules.max_extent_mm:
         return (
             f"the volume measures {in_words(extent)} mm (slice, row, column); "
@@ -269,12 +276,29 @@ def _by_uid(series: SourceSeries, chosen: Candidate) -> Mapping[str, Dataset]:
             raise SeriesRejected(f"{names[uid]} has no SOP Instance UID of its own")
         by_uid[uid] = instance
     first_uid = chosen.planes[0].sop_instance_uid
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not by_uid[first_uid].get(keyword):
+            raise SeriesRejected(f"{names[first_uid]} has no {keyword}: a result needs it")
     for keyword in _OF_ALL:
-        expected = by_uid[first_uid].get(keyword)
+        expected = _said(by_uid[first_uid], keyword)
         for uid, instance in by_uid.items():
-            if instance.get(keyword) != expected:  # no values: no patient in a message
+            if _said(instance, keyword) != expected:  # no values: no patient in a message
                 raise SeriesRejected(f"{keyword} of {names[uid]} is not that of {names[first_uid]}")
     return by_uid
+
+
+def _said(instance: Dataset, keyword: str) -> object:
+    value = instance.get(keyword)
+    return "" if value is None else value
+
+
+def _require_rescaled_alike(chosen: Candidate, by_uid: Mapping[str, Dataset]) -> None:
+    """Values as stored beside values as rescaled are not of one unit."""
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        stated = [by_uid[p.sop_instance_uid].get(keyword) is not None for p in chosen.planes]
+        if any(stated) and not all(stated):
+            stating, other = chosen.planes[stated.index(True)], chosen.planes[stated.index(False)]
+            raise SeriesRejected(f"{stating} states a {keyword}, {other} does not")
 
 
 def _frame_of_reference_uid(chosen: Candidate) -> str:
