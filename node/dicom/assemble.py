@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from node.core.errors import SeriesRejected
 from node.core.model import InputRules
 from node.core.volume import Affine, LabelMap, Volume
 from node.dicom.planes import Plane, planes_of
 from node.dicom.regular import Regular, regular_grid
+from node.dicom.selection import not_selected
 from node.dicom.series import SourceSeries
 from node.dicom.volumes import (
     SAME_POSITION_MM,
@@ -39,6 +41,7 @@ _FAULTS_OF_SLICES = (
     *(Fault.REPEATED, Fault.TOO_FEW),
 )
 MAX_EXTENT_MM = 5000.0  # twice the longest person: what is longer is no position of a patient
+_ALWAYS_RESCALED = (CTImageStorage, PositronEmissionTomographyImageStorage)
 _LISTED = 8  # candidates in a message
 
 # What must not differ within a volume, beyond what splits one: no values in the message, as one of
@@ -102,7 +105,7 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
     candidates = split(planes)
     chosen = _chosen(candidates, rules)
     _require_none_astray(chosen, candidates)
-    _require_none_cut_off(chosen, candidates)
+    _require_none_cut_off(chosen, candidates, rules)
     _require_no_rival(chosen, candidates, rules)
     by_uid = _by_uid(series, chosen)
     frame = _frame_of_reference_uid(chosen)
@@ -113,7 +116,7 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
         assert isinstance(grid, Regular)  # or it would not have been chosen
         regular = grid
     voxels = _voxels(chosen.planes, by_uid)
-    _require_rescaled_alike(chosen, by_uid)
+    _require_rescaled(chosen, by_uid)
     volume = regular.resampled(voxels, frame) if regular else Volume(voxels, affine, frame)
     return Stack(volume, chosen.planes, regular)
 
@@ -145,6 +148,8 @@ def _chosen(candidates: Sequence[Candidate], rules: InputRules) -> Candidate:
 
 def _refusal(candidate: Candidate, rules: InputRules) -> str | None:
     """Why a Model does not take this candidate."""
+    if unselected := not_selected(candidate.planes, rules.select):
+        return unselected
     affine, shape = np.eye(4), (0, 0, 0)
     if candidate.kind in _RESAMPLED and rules.resample:
         grid = regular_grid(candidate.planes, _affine(candidate.planes))
@@ -224,13 +229,15 @@ def _require_none_astray(chosen: Candidate, candidates: Sequence[Candidate]) -> 
             raise SeriesRejected(f"{other.fault}: it may belong to the volume")
 
 
-def _require_none_cut_off(chosen: Candidate, candidates: Sequence[Candidate]) -> None:
+def _require_none_cut_off(
+    chosen: Candidate, candidates: Sequence[Candidate], rules: InputRules
+) -> None:
     """A slice at an end that some header tells from the others: the volume would lack it."""
     first = chosen.planes[0]
     for other in candidates:
         if other.planes[0].sop_class_uid != first.sop_class_uid or is_localizer(other.planes[0]):
             continue
-        if together(first, other.planes[0]):
+        if together(first, other.planes[0]) or not_selected(other.planes, rules.select):
             continue
         for plane in other.planes:
             if continues(plane, chosen.planes):
@@ -248,6 +255,8 @@ def _require_no_rival(
         if other is chosen or is_localizer(other.planes[0]):
             continue
         if other.kind not in _FAULTS_OF_SLICES:
+            continue
+        if not_selected(other.planes, rules.select):
             continue
         least = max(rules.min_slices, 2)
         if together(chosen.planes[0], other.planes[0]) or _places(other) >= least:
@@ -292,10 +301,16 @@ def _said(instance: Dataset, keyword: str) -> object:
     return "" if value is None else value
 
 
-def _require_rescaled_alike(chosen: Candidate, by_uid: Mapping[str, Dataset]) -> None:
-    """Values as stored beside values as rescaled are not of one unit."""
+def _require_rescaled(chosen: Candidate, by_uid: Mapping[str, Dataset]) -> None:
+    """Values as stored beside rescaled ones are of two units; those of a CT without both of none.
+
+    Type 1 in CT and PET (PS3.3 C.8.2.1, C.8.9.4).
+    """
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         stated = [by_uid[p.sop_instance_uid].get(keyword) is not None for p in chosen.planes]
+        if not all(stated) and chosen.planes[0].sop_class_uid in _ALWAYS_RESCALED:
+            lacking = chosen.planes[stated.index(False)]
+            raise SeriesRejected(f"{lacking} has no {keyword}: its values are not known")
         if any(stated) and not all(stated):
             stating, other = chosen.planes[stated.index(True)], chosen.planes[stated.index(False)]
             raise SeriesRejected(f"{stating} states a {keyword}, {other} does not")

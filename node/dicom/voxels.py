@@ -10,20 +10,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    PositronEmissionTomographyImageStorage,
-)
 
 from node.core.errors import SeriesRejected
 
 MAX_FRAME_PIXELS: Final = 4096 * 4096  # the largest CT and MR matrices are a quarter of it
 MAX_VOLUME_VOXELS: Final = 2**30  # 4 GiB as float32
-_RESCALED_SOP_CLASSES = frozenset(
-    (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-) | {PositronEmissionTomographyImageStorage}
 _BITS_ALLOCATED = (8, 16, 32)
 
 Plane32 = NDArray[np.float32]
@@ -152,18 +143,9 @@ def _rescale(instance: Dataset, frame: int, name: str) -> tuple[float, float]:
         if item.get("PixelValueTransformationSequence"):
             where = item.PixelValueTransformationSequence[0]
             break
-    slope, intercept = (
-        _stated(instance, where, keyword, missing, name)
-        for keyword, missing in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-    )
+    slope = where.get("RescaleSlope")
+    slope = 1.0 if slope is None else float(slope)
+    intercept = float(where.get("RescaleIntercept") or 0.0)
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0.0:
         raise SeriesRejected(f"RescaleSlope of {name} is {slope:g}, its intercept {intercept:g}")
     return slope, intercept
-
-
-def _stated(instance: Dataset, where: Dataset, keyword: str, missing: float, name: str) -> float:
-    """CT and PET must state both (PS3.3 C.8.2.1, C.8.9.4): without them nobody knows the values."""
-    value = where.get(keyword)
-    if value is None and instance.get("SOPClassUID") in _RESCALED_SOP_CLASSES:
-        raise SeriesRejected(f"{name} has no {keyword}: its values are not known")
-    return missing if value is None else float(value)
