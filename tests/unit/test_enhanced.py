@@ -289,3 +289,13 @@ def test_gates_of_a_pet_are_candidates_of_their_own() -> None:
     with pytest.raises(SeriesRejected, match=r"3 candidate volumes .*TriggerTime 300"):
         stack(source_of(gates), RULES)
     assert len(stack(source_of(gates), InputRules(select={"TriggerTime": 600})).planes) == 20
+
+
+def test_an_empty_group_of_a_frame_is_none_at_all() -> None:
+    image = make_enhanced(make_series())
+    for groups in image.PerFrameFunctionalGroupsSequence:
+        groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = [], [Dataset()]
+    source = source_of([image])
+    made = stack(source, RULES)
+    labels, file = _encoded(made, source)
+    verify(file, labels, make_model(), source, made.planes)
