@@ -36,10 +36,7 @@ from node.dicom.volumes import (
 from node.dicom.voxels import MAX_VOLUME_VOXELS, modality_frames
 
 _RESAMPLED = (Fault.TILTED, Fault.UNEVEN)
-_FAULTS_OF_SLICES = (
-    *(Fault.TILTED, Fault.UNEVEN, Fault.OFF_GRID),
-    *(Fault.REPEATED, Fault.TOO_FEW),
-)
+_FAULTS_OF_SLICES = frozenset(Fault) - {Fault.NO_VOLUME}
 MAX_EXTENT_MM = 5000.0  # twice the longest person: what is longer is no position of a patient
 _ALWAYS_RESCALED = (CTImageStorage, PositronEmissionTomographyImageStorage)
 _LISTED = 8  # candidates in a message
@@ -267,7 +264,9 @@ def _require_no_rival(
 
 
 def _places(candidate: Candidate) -> int:
-    """At how many positions along the normal it has slices."""
+    """At how many positions along the normal it has slices; at any, where they do not say."""
+    if candidate.kind is Fault.NO_PLACE:
+        return len(candidate.planes)
     along = positions(candidate.planes) @ normal(candidate.planes[0])
     return 1 + int((np.diff(along) >= SAME_POSITION_MM).sum())
 

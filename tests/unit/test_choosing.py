@@ -56,6 +56,10 @@ DAMAGED = {
         *make_series(),
         *_each(_again(make_series(), "phase 2", _set()), "TriggerTime", lambda i: 1.0 + 13 * i),
     ],
+    "the main volume has cosines that make no sense, the small one beside it is sound": lambda: [
+        *_each(make_series(), "ImageOrientationPatient", lambda _: [1, 0, 0, 1, 0, 0]),
+        *_again(make_series(5, rows=12, columns=12), "small", _set()),
+    ],
     "one slice was acquired again": lambda: [
         *make_series(),
         *_again(make_series()[4:5], "again", _set(AcquisitionNumber=2)),
