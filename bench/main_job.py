@@ -14,7 +14,7 @@ QUIET_SECONDS = 1.0
 
 
 def measure(folder: Path, quick: bool) -> Section:
-    """Start to ready, memory of the receiving process, last C-STORE to SEG in Orthanc."""
+    """Start to ready, memory of the node’s own process, last C-STORE to SEG in Orthanc."""
     return Section(HEADING, _figures(folder, *((1, 1) if quick else (STARTS, SERIES))))
 
 
@@ -40,7 +40,7 @@ def _figures(folder: Path, starts: int, count: int) -> list[Figure]:
             f"{starts} starts, demo model, network run once",
         ),
         Figure(
-            "memory of the receiving process",
+            "memory of the node’s own process",
             "< 200 MB, no torch",
             f"{at_rest:.0f} MB at rest, {after:.0f} MB after {count} series",
             "VmRSS; /proc/PID/maps is searched for libtorch by a test",

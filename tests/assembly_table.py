@@ -105,6 +105,8 @@ def with_uids(instances: Sequence[Dataset]) -> list[Dataset]:
     for instance in instances:
         one = deepcopy(instance)
         one.FrameOfReferenceUID = one.get("FrameOfReferenceUID") or "1.2.3"
+        one.StudyInstanceUID = one.get("StudyInstanceUID") or "1.2.4"
+        one.SeriesInstanceUID = one.get("SeriesInstanceUID") or "1.2.5"
         if not one.SOPClassUID:
             one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID
             one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID

@@ -1,12 +1,13 @@
 """A Model as the rest of the node sees it: what it accepts, what it finds, where it lies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from node.core.anatomy import Segment
+from node.core.conditions import Conditions
 from node.core.volume import LabelMap, Volume
 
 
@@ -16,6 +17,7 @@ class InputRules:
 
     The extent keeps a whole head from a Model that was trained on crops: it would answer, wrongly.
     resample: tilted and unevenly spaced slices are brought onto a regular grid, not refused.
+    select: what every slice must state where a Series holds several volumes: echo, b-value, …
     """
 
     modalities: tuple[str, ...] = ()
@@ -24,6 +26,7 @@ class InputRules:
     max_spacing_mm: float | None = None
     max_extent_mm: float | None = None
     resample: bool = False
+    select: Conditions = field(default_factory=dict, hash=False)
 
 
 class Profile(StrEnum):

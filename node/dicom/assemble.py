@@ -12,22 +12,38 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import BytesLengthException
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from node.core.errors import SeriesRejected
 from node.core.model import InputRules
 from node.core.volume import Affine, LabelMap, Volume
 from node.dicom.planes import Plane, planes_of
 from node.dicom.regular import Regular, regular_grid
+from node.dicom.selection import not_selected
 from node.dicom.series import SourceSeries
-from node.dicom.volumes import Candidate, Fault, in_words, normal, positions, split
+from node.dicom.volumes import (
+    SAME_POSITION_MM,
+    Candidate,
+    Fault,
+    continues,
+    in_words,
+    is_localizer,
+    normal,
+    positions,
+    split,
+    together,
+)
 from node.dicom.voxels import MAX_VOLUME_VOXELS, modality_frames
 
 _RESAMPLED = (Fault.TILTED, Fault.UNEVEN)
+_FAULTS_OF_SLICES = frozenset(Fault) - {Fault.NO_VOLUME}
+MAX_EXTENT_MM = 5000.0  # twice the longest person: what is longer is no position of a patient
+_ALWAYS_RESCALED = (CTImageStorage, PositronEmissionTomographyImageStorage)
 _LISTED = 8  # candidates in a message
 
 # What must not differ within a volume, beyond what splits one: no values in the message, as one of
 # them is the patient's.
-_OF_ALL = ("PatientID", "StudyInstanceUID", "Units", "RescaleType")
+_OF_ALL = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Units", "RescaleType")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +102,8 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
     candidates = split(planes)
     chosen = _chosen(candidates, rules)
     _require_none_astray(chosen, candidates)
+    _require_none_cut_off(chosen, candidates, rules)
+    _require_no_rival(chosen, candidates, rules)
     by_uid = _by_uid(series, chosen)
     frame = _frame_of_reference_uid(chosen)
     affine = _affine(chosen.planes)
@@ -95,6 +113,7 @@ def _stack(series: SourceSeries, rules: InputRules) -> Stack:
         assert isinstance(grid, Regular)  # or it would not have been chosen
         regular = grid
     voxels = _voxels(chosen.planes, by_uid)
+    _require_rescaled(chosen, by_uid)
     volume = regular.resampled(voxels, frame) if regular else Volume(voxels, affine, frame)
     return Stack(volume, chosen.planes, regular)
 
@@ -126,6 +145,8 @@ def _chosen(candidates: Sequence[Candidate], rules: InputRules) -> Candidate:
 
 def _refusal(candidate: Candidate, rules: InputRules) -> str | None:
     """Why a Model does not take this candidate."""
+    if unselected := not_selected(candidate.planes, rules.select):
+        return unselected
     affine, shape = np.eye(4), (0, 0, 0)
     if candidate.kind in _RESAMPLED and rules.resample:
         grid = regular_grid(candidate.planes, _affine(candidate.planes))
@@ -163,6 +184,11 @@ def _spacing_refusal(affine: Affine, rules: InputRules) -> str | None:
 
 def _extent_refusal(shape: tuple[int, int, int], affine: Affine, rules: InputRules) -> str | None:
     extent = np.asarray(shape) * np.linalg.norm(affine[:3, :3], axis=0)
+    if extent.max() > MAX_EXTENT_MM:
+        return (
+            f"the volume measures {in_words(extent)} mm (slice, row, column); nobody is longer "
+            f"than {MAX_EXTENT_MM:g} mm"
+        )
     if rules.max_extent_mm is not None and extent.max() > rules.max_extent_mm:
         return (
             f"the volume measures {in_words(extent)} mm (slice, row, column); "
@@ -200,6 +226,51 @@ def _require_none_astray(chosen: Candidate, candidates: Sequence[Candidate]) -> 
             raise SeriesRejected(f"{other.fault}: it may belong to the volume")
 
 
+def _require_none_cut_off(
+    chosen: Candidate, candidates: Sequence[Candidate], rules: InputRules
+) -> None:
+    """A slice at an end that some header tells from the others: the volume would lack it."""
+    first = chosen.planes[0]
+    for other in candidates:
+        if other.planes[0].sop_class_uid != first.sop_class_uid or is_localizer(other.planes[0]):
+            continue
+        if together(first, other.planes[0]) or not_selected(other.planes, rules.select):
+            continue
+        for plane in other.planes:
+            if continues(plane, chosen.planes):
+                raise SeriesRejected(
+                    f"{plane} ({other.why}) lies where the next slice of the volume belongs, which "
+                    f"has {chosen.why}; it may be a part of it"
+                )
+
+
+def _require_no_rival(
+    chosen: Candidate, candidates: Sequence[Candidate], rules: InputRules
+) -> None:
+    """A fault must not choose: without it, the other might be the one that is wanted."""
+    for other in candidates:
+        if other is chosen or is_localizer(other.planes[0]):
+            continue
+        if other.kind not in _FAULTS_OF_SLICES:
+            continue
+        if not_selected(other.planes, rules.select):
+            continue
+        least = max(rules.min_slices, 2)
+        if together(chosen.planes[0], other.planes[0]) or _places(other) >= least:
+            raise SeriesRejected(
+                "the Series holds several candidate volumes, and only a fault of the other "
+                f"candidate would choose: {_listed([chosen, other], ['', other.fault or ''])}"
+            )
+
+
+def _places(candidate: Candidate) -> int:
+    """At how many positions along the normal it has slices; at any, where they do not say."""
+    if candidate.kind is Fault.NO_PLACE:
+        return len(candidate.planes)
+    along = positions(candidate.planes) @ normal(candidate.planes[0])
+    return 1 + int((np.diff(along) >= SAME_POSITION_MM).sum())
+
+
 def _by_uid(series: SourceSeries, chosen: Candidate) -> Mapping[str, Dataset]:
     """The Instances of the chosen Planes, of one patient, study and unit."""
     wanted = {plane.sop_instance_uid for plane in chosen.planes}
@@ -213,12 +284,35 @@ def _by_uid(series: SourceSeries, chosen: Candidate) -> Mapping[str, Dataset]:
             raise SeriesRejected(f"{names[uid]} has no SOP Instance UID of its own")
         by_uid[uid] = instance
     first_uid = chosen.planes[0].sop_instance_uid
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not by_uid[first_uid].get(keyword):
+            raise SeriesRejected(f"{names[first_uid]} has no {keyword}: a result needs it")
     for keyword in _OF_ALL:
-        expected = by_uid[first_uid].get(keyword)
+        expected = _said(by_uid[first_uid], keyword)
         for uid, instance in by_uid.items():
-            if instance.get(keyword) != expected:  # no values: no patient in a message
+            if _said(instance, keyword) != expected:  # no values: no patient in a message
                 raise SeriesRejected(f"{keyword} of {names[uid]} is not that of {names[first_uid]}")
     return by_uid
+
+
+def _said(instance: Dataset, keyword: str) -> object:
+    value = instance.get(keyword)
+    return "" if value is None else value
+
+
+def _require_rescaled(chosen: Candidate, by_uid: Mapping[str, Dataset]) -> None:
+    """Values as stored beside rescaled ones are of two units; those of a CT without both of none.
+
+    Type 1 in CT and PET (PS3.3 C.8.2.1, C.8.9.4).
+    """
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        stated = [by_uid[p.sop_instance_uid].get(keyword) is not None for p in chosen.planes]
+        if not all(stated) and chosen.planes[0].sop_class_uid in _ALWAYS_RESCALED:
+            lacking = chosen.planes[stated.index(False)]
+            raise SeriesRejected(f"{lacking} has no {keyword}: its values are not known")
+        if any(stated) and not all(stated):
+            stating, other = chosen.planes[stated.index(True)], chosen.planes[stated.index(False)]
+            raise SeriesRejected(f"{stating} states a {keyword}, {other} does not")
 
 
 def _frame_of_reference_uid(chosen: Candidate) -> str:

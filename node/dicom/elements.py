@@ -25,8 +25,10 @@ def stated(instance: Dataset, frame: int | None, group: str, keyword: str) -> Da
     where = instance
     if frame is not None:
         own = instance.PerFrameFunctionalGroupsSequence[frame - 1]
-        groups = own if group in own else instance.SharedFunctionalGroupsSequence[0]
-        where = groups[group].value[0]
+        items = own.get(group)
+        if not items or keyword not in items[0]:
+            items = instance.SharedFunctionalGroupsSequence[0][group].value
+        where = items[0]
     required(where, keyword)
     return where[keyword]
 

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ VALUES_SHOWN: Final = 6
 # PS3.5 6.2: of these a value is a number; of the others that are not text it is nothing to compare.
 _NUMBERS: Final = frozenset({"DS", "IS", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # DS, IS
+Header = Dataset | Mapping[str, list[str]]  # by keyword
 _NOT_COMPARED: Final = frozenset({"SQ", "UN", "OB", "OD", "OF", "OL", "OV", "OW"})
 _IDENTITY: Final = frozenset(
     {"PatientID", "OtherPatientIDs", "PatientBirthDate", "PatientAddress"}
@@ -42,7 +43,7 @@ class Failed:
         return f"{self.keyword} is {self.found}, not {self.wanted}"
 
 
-def failed_conditions(header: Dataset, conditions: Conditions) -> list[Failed]:
+def failed_conditions(header: Header, conditions: Conditions) -> list[Failed]:
     """Those that do not hold; never raises."""
     found = (_failed(header, keyword, wanted) for keyword, wanted in conditions.items())
     return [one for one in found if one is not None]
@@ -66,7 +67,7 @@ def refusal(keyword: str, wanted: Wanted) -> str | None:
     return next(filter(None, map(pattern_refusal, _patterns(wanted))), None)
 
 
-def _failed(header: Dataset, keyword: str, wanted: Wanted) -> Failed | None:
+def _failed(header: Header, keyword: str, wanted: Wanted) -> Failed | None:
     """None where the condition holds; any of several values may fulfil it."""
     try:
         values = _values(header, keyword)
@@ -84,7 +85,7 @@ def _failed(header: Dataset, keyword: str, wanted: Wanted) -> Failed | None:
     return Failed(keyword, found, _wanted_in_words(wanted))
 
 
-def _values(header: Dataset, keyword: str) -> list[str]:
+def _values(header: Header, keyword: str) -> list[str]:
     value = header.get(keyword)
     if value is None or value == "":
         return []

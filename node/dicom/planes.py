@@ -148,11 +148,13 @@ def planes_of(instance: Dataset) -> tuple[Plane, ...]:
     """The Planes of an Instance, from its header; no pixels are read, nothing is raised.
 
     One for a single-frame image, one per frame where functional groups describe them; one without
-    a place for an image that no volume is made of; none for what is no image.
+    a place for an image that no volume is made of, or whose header lacks Rows; none for what is
+    no image.
     """
-    if _whole(instance, "Rows") is None and _value(instance, "FloatPixelData") is None:
-        return ()
     whole = _shared_values(instance)
+    pixels = whole["rows"] is not None or _value(instance, "FloatPixelData") is not None
+    if not pixels and whole["sop_class_uid"] not in VOLUME_SOP_CLASSES:
+        return ()
     items = _items(instance, "PerFrameFunctionalGroupsSequence")
     if whole["sop_class_uid"] in ENHANCED_SOP_CLASSES and items:
         return tuple(_frames(instance, items, whole))

@@ -13,6 +13,7 @@ from node.core.model import Model
 from node.core.suggest import did_you_mean
 from node.core.verdict import Verdict
 from node.dicom.matching import Failed, failed_conditions, refusal
+from node.dicom.selection import check_select
 
 WHEN: Final = ""  # the one channel of a Route that has `when`
 
@@ -96,6 +97,7 @@ def with_models(routes: Iterable[Route], models: Mapping[str, Model]) -> list[Ro
     checked = []
     for route in routes:
         check_conditions(route)
+        check_select(models[route.model])
         names = channel_names(models[route.model])
         _require_channels(route, names)
         ordered = {name: route.channels[name] for name in names} if route.channels else {}

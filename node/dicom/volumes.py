@@ -1,11 +1,11 @@
 """Which volumes a Series may hold: its Planes split into candidates, each with a reason.
 
-First by what can never share a volume: SOP Class, localizer, Frame of Reference, matrix, pixel
-spacing, orientation. Then, only where positions repeat, by the traits that make them distinct:
-echoes, phases, b-values, energies. Pure; needs no pixels.
+First by what can never share a volume: SOP Class, localizer, derived image, Frame of Reference,
+matrix, pixel spacing, orientation. Then, only where positions repeat, by the traits that make them
+distinct: echoes, phases, b-values, energies. Pure; needs no pixels.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +26,7 @@ LARGEST_TILT_DEGREES: Final = 0.5
 _SAME_PIXEL_SPACING_MM = 1e-4
 _MAX_ORIENTATIONS = 100
 _MAX_DEPTH = 4  # traits that split one after another: echo, phase, direction, complex component
+_NEARLY_PARALLEL = 0.05  # of a cosine
 _IN_PLANE_MM = 1.0  # stacks side by side lie further apart than this
 
 Vector = NDArray[np.float64]
@@ -68,7 +69,34 @@ class _Group:
 def split(planes: Sequence[Plane]) -> tuple[Candidate, ...]:
     """The candidate volumes of a Series, in the order in which their first Planes stand."""
     groups = [part for group in _never_together(planes) for part in _distinct(group)]
-    return tuple(_candidate(group, groups) for group in groups)
+    alike = Counter(told for group in groups for told in group.words.items())
+    return tuple(
+        _candidate(group, [w for about, w in group.words.items() if alike[about, w] < len(groups)])
+        for group in groups
+    )
+
+
+def together(one: Plane, other: Plane) -> bool:
+    """Whether nothing but a trait tells these Planes' volumes from each other."""
+    if _key(one) != _key(other):
+        return False
+    return one.orientation is None or _turned(one, other) <= COSINE_TOLERANCE
+
+
+def continues(plane: Plane, planes: Sequence[Plane]) -> bool:
+    """Whether a Plane lies where the next slice of these sorted ones would, at either end."""
+    if plane.position is None or plane.orientation is None or len(planes) < 2:
+        return False
+    ends = positions([planes[0], planes[-1]])
+    step = (ends[1] - ends[0]) / (len(planes) - 1)
+    off = np.linalg.norm(positions([plane]) - np.array([ends[0] - step, ends[1] + step]), axis=1)
+    near = off.min() <= tolerance_mm(float(np.linalg.norm(step)))
+    return bool(near) and _turned(plane, planes[0]) <= _NEARLY_PARALLEL
+
+
+def is_localizer(plane: Plane) -> bool:
+    """Image Type value 3 of CT (PS3.3 C.8.2.1.1.1); other modalities write it too."""
+    return "LOCALIZER" in _image_type(plane)
 
 
 def normal(plane: Plane) -> Vector:
@@ -88,12 +116,7 @@ def tolerance_mm(spacing: float) -> float:
     return max(SPACING_TOLERANCE * spacing, SPACING_TOLERANCE_MM)
 
 
-def _candidate(group: _Group, groups: Sequence[_Group]) -> Candidate:
-    telling = [
-        told
-        for about, told in group.words.items()
-        if any(other.words.get(about) != told for other in groups)
-    ]
+def _candidate(group: _Group, telling: Sequence[str]) -> Candidate:
     why = ", ".join(telling)
     first = group.planes[0]
     if first.sop_class_uid not in VOLUME_SOP_CLASSES:
@@ -156,7 +179,8 @@ def _key(plane: Plane) -> tuple[object, ...]:
     spacing = plane.pixel_spacing
     return (
         plane.sop_class_uid,
-        _is_localizer(plane),
+        is_localizer(plane),
+        _is_derived(plane),
         plane.frame_of_reference_uid,
         plane.rows,
         plane.columns,
@@ -165,9 +189,13 @@ def _key(plane: Plane) -> tuple[object, ...]:
     )
 
 
-def _is_localizer(plane: Plane) -> bool:
-    """Image Type value 3 of CT (PS3.3 C.8.2.1.1.1); other modalities write it too."""
-    return "LOCALIZER" in _image_type(plane)
+def _is_derived(plane: Plane) -> bool:
+    """Image Type value 1 (PS3.3 C.7.6.1.1.2): a reformat is no slice among its sources."""
+    return _image_type(plane)[0] == "DERIVED"
+
+
+def _turned(one: Plane, other: Plane) -> float:
+    return float(np.abs(np.subtract(one.orientation, other.orientation)).max())  # type: ignore[arg-type]
 
 
 def _image_type(plane: Plane) -> list[str]:
@@ -194,7 +222,8 @@ def _words(plane: Plane) -> dict[str, str]:
     spacing = plane.pixel_spacing
     return {
         "class": UID(plane.sop_class_uid).name or "no SOP Class",
-        "localizer": "localizer" if _is_localizer(plane) else "no localizer",
+        "localizer": "localizer" if is_localizer(plane) else "no localizer",
+        "derived": "derived image" if _is_derived(plane) else "no derived image",
         "frame of reference": f"Frame of Reference {plane.frame_of_reference_uid or 'absent'}",
         "matrix": f"{plane.rows} × {plane.columns} pixels",
         "spacing": f"pixels of {in_words(spacing, 4)} mm" if spacing else "no pixel spacing",

@@ -27,9 +27,9 @@ def modality_frames(instance: Dataset, frames: Sequence[int], name: str) -> Iter
     C.7.6.16.2.9); bits above Bits Stored are dropped; padding stays as it is.
     Raises SeriesRejected naming `name`.
     """
-    _require_decodable(instance, name)
-    shape = (int(instance.Rows), int(instance.Columns))
     try:
+        _require_decodable(instance, name)
+        shape = (int(instance.Rows), int(instance.Columns))
         for frame, stored in zip(frames, _stored(instance, frames), strict=True):
             if stored.shape != shape:
                 raise SeriesRejected(

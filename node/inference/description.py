@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from node.core.anatomy import Code
-from node.core.config import Orientation, Section, read_toml, refusal
+from node.core.config import Condition, Orientation, Section, read_toml, refusal
 from node.core.model import InputRules, Profile
 
 # PS3.5 6.2: LO holds 64 characters, SH 16, neither a backslash.
@@ -50,6 +50,7 @@ class InputSection(Section):
     spacing_mm: SpacingSection = SpacingSection()
     max_extent_mm: float | None = Field(None, gt=0)
     resample: bool = False
+    select: dict[str, Condition] = Field({})
 
     def rules(self) -> InputRules:
         return InputRules(
@@ -59,6 +60,7 @@ class InputSection(Section):
             max_spacing_mm=self.spacing_mm.max,
             max_extent_mm=self.max_extent_mm,
             resample=self.resample,
+            select=self.select,
         )
 
 

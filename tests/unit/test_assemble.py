@@ -5,7 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.uid import EnhancedMRImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    JPEG2000Lossless,
+    PositronEmissionTomographyImageStorage,
+)
 
 from node.core.errors import SeriesRejected
 from node.core.model import InputRules
@@ -139,3 +144,71 @@ def test_headers_rounded_to_a_hundredth_are_no_unequal_spacing() -> None:
 def test_a_whole_head_is_refused_by_a_model_of_crops_with_the_numbers() -> None:
     with pytest.raises(SeriesRejected, match=r"\(40, 24, 8\) mm .*crops of at most 30 mm"):
         _assembled(make_series(), InputRules(max_extent_mm=30.0))
+
+
+def _ct(instances: list[Dataset]) -> list[Dataset]:
+    for one in instances:
+        one.SOPClassUID, one.Modality = CTImageStorage, "CT"
+        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, -1024, "HU"
+    return instances
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_ct_or_pet_slice_that_does_not_state_its_rescale_is_refused(keyword: str) -> None:
+    instances = _ct(make_series())
+    assert _assembled(instances, InputRules()).array[4, 2, 1] == instances[4].pixel_array[
+        2, 1
+    ] - np.float32(1024)
+    delattr(instances[4], keyword)
+    with pytest.raises(SeriesRejected, match=rf"slice 5 .* has no {keyword}"):
+        _assembled(instances, InputRules())
+    for one in instances:
+        one.SOPClassUID = PositronEmissionTomographyImageStorage
+    with pytest.raises(SeriesRejected, match=rf"slice 5 .* has no {keyword}"):
+        _assembled(instances, InputRules())
+
+
+def test_mr_slices_of_which_only_some_state_a_slope_are_refused() -> None:
+    instances = make_series()
+    for one in instances[:7]:
+        one.RescaleSlope, one.RescaleIntercept = 2.0, 0.0
+    with pytest.raises(
+        SeriesRejected, match=r"slice 1 .* states a RescaleSlope, slice 8 .* does not"
+    ):
+        _assembled(instances)
+
+
+def test_an_empty_patient_id_and_none_are_the_same() -> None:
+    instances = make_series()
+    for one in instances:
+        one.PatientID = ""
+    del instances[3].PatientID
+    assert _assembled(instances).array.shape[0] == 20
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_series_that_a_result_could_not_refer_to_is_refused_before_it_is_segmented(
+    keyword: str,
+) -> None:
+    instances = make_series()
+    for one in instances:
+        delattr(one, keyword)
+    with pytest.raises(SeriesRejected, match=f"has no {keyword}"):
+        _assembled(instances)
+
+
+def test_slices_as_far_apart_as_no_patient_is_long_are_refused() -> None:
+    with pytest.raises(SeriesRejected, match="nobody is longer than"):
+        _assembled(make_series(2, spacing_mm=(9e5, 1.0, 1.0)), InputRules())
+
+
+@pytest.mark.parametrize(
+    "data", [b"abc\0", b"\xfe\xff\x00\xe0\x03\0\0\0abc\0", b"\xfe\xff\x00\xe0"]
+)
+def test_compressed_bytes_that_are_no_fragments_are_refused(data: bytes) -> None:
+    instances = make_series()
+    for one in instances:
+        one.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        one.PixelData = data
+    with pytest.raises(SeriesRejected, match=r"Pixel Data of slice 1 .* cannot be decoded"):
+        _assembled(instances)

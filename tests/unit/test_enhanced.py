@@ -11,7 +11,13 @@ import highdicom
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+)
 
 from node.core.errors import Fatal, SeriesRejected
 from node.core.model import InputRules
@@ -188,3 +194,108 @@ def test_a_successor_refers_to_its_predecessor(tmp_path: Path) -> None:
     (item,) = dcmread(BytesIO(file)).ReferencedImageSequence
     assert item.ReferencedSOPInstanceUID == old
     assert item.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Temporal Predecessor"
+
+
+def _legacy_converted(classic: list[Dataset]) -> Dataset:
+    """As a converter writes a CT (PS3.3 A.70): what varies per frame goes into functional groups,
+    what has no group of its own into the unassigned converted attributes (C.7.6.16.2.25)."""
+    converted = make_enhanced(classic)
+    converted.SOPClassUID = LegacyConvertedEnhancedCTImageStorage
+    converted.file_meta.MediaStorageSOPClassUID = LegacyConvertedEnhancedCTImageStorage
+    for keyword in ("RescaleSlope", "RescaleIntercept", "KVP", "XRayTubeCurrent", "EchoTime"):
+        if keyword in converted:
+            del converted[keyword]
+    for groups, one in zip(converted.PerFrameFunctionalGroupsSequence, classic[::-1], strict=True):
+        unassigned, kind = Dataset(), Dataset()
+        for keyword in ("KVP", "XRayTubeCurrent", "AcquisitionTime", "SliceLocation"):
+            if keyword in one:
+                unassigned[keyword] = one[keyword]
+        kind.FrameType = one.ImageType
+        groups.UnassignedPerFrameConvertedAttributesSequence = [unassigned]
+        groups.CTImageFrameTypeSequence = [kind]
+    return converted
+
+
+def _ct(name: str = "ct", **values: object) -> list[Dataset]:
+    instances = make_series(name=name)
+    for index, one in enumerate(instances):
+        one.SOPClassUID, one.Modality = CTImageStorage, "CT"
+        one.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+        one.RescaleSlope, one.RescaleIntercept = 1.0 + index / 10, -1024.0
+        one.KVP, one.XRayTubeCurrent = 120, 80 + 3 * index
+        one.AcquisitionTime, one.SliceLocation = f"1201{index:02d}.5", float(index)
+        for keyword, value in values.items():
+            setattr(one, keyword, value)
+    return instances
+
+
+def test_a_legacy_converted_ct_makes_the_volume_of_its_slices_and_carries_the_result() -> None:
+    classic = _ct()
+    expected = stack(source_of(classic), RULES).volume
+    source = source_of([_legacy_converted(classic)])
+    made = stack(source, RULES)
+    assert np.array_equal(made.volume.array, expected.array)
+    assert np.array_equal(made.volume.affine, expected.affine)
+    labels, file = _encoded(made, source)
+    verify(file, labels, make_model(), source, made.planes)
+
+
+def test_energies_in_a_legacy_converted_ct_are_told_apart_and_selected() -> None:
+    both = [*_ct(KVP=80, XRayTubeCurrent=200), *_ct("other", KVP=140, XRayTubeCurrent=200)]
+    source = source_of([_legacy_converted(both)])
+    with pytest.raises(SeriesRejected, match=r"2 candidate volumes .*KVP 140.*KVP 80"):
+        stack(source, RULES)
+    made = stack(source, InputRules(select={"KVP": 140}))
+    assert {plane.frame for plane in made.planes} == set(range(1, 21))
+
+
+def test_a_pet_is_rescaled_slice_by_slice_whatever_its_image_index() -> None:
+    instances = _ct()
+    for index, one in enumerate(instances):
+        one.SOPClassUID, one.Modality, one.Units = (
+            PositronEmissionTomographyImageStorage,
+            "PT",
+            "BQML",
+        )
+        one.RescaleSlope, one.RescaleIntercept = 0.37 + 0.011 * index, 0
+        one.ImageIndex, one.InstanceNumber = 20 - index, 20 - index
+        one.FrameReferenceTime, one.ActualFrameDuration = 500.0 + 90 * (index // 7), 90000
+        one.DecayFactor = 1.0 + index / 100
+    source = source_of(instances[::-1])
+    made = stack(source, RULES)
+    for index, one in enumerate(instances):
+        stored = one.pixel_array.astype(float) * float(one.RescaleSlope)
+        assert np.allclose(made.volume.array[index], stored, rtol=1e-6)
+        assert np.allclose(made.volume.affine[:3] @ [index, 0, 0, 1], one.ImagePositionPatient)
+    labels, file = _encoded(made, source)
+    verify(file, labels, make_model(), source, made.planes)
+    instances[3].Units = "CNTS"
+    with pytest.raises(SeriesRejected, match="Units of slice"):
+        stack(source, RULES)
+
+
+def test_gates_of_a_pet_are_candidates_of_their_own() -> None:
+    gates = []
+    for gate in (1, 2, 3):
+        one = _ct(f"gate {gate}", TriggerTime=300.0 * gate, Units="BQML")
+        for each in one:
+            each.SOPClassUID, each.FrameOfReferenceUID = (
+                PositronEmissionTomographyImageStorage,
+                "1.2.9",
+            )
+            each.SeriesInstanceUID, each.StudyInstanceUID = "1.2.7", "1.2.8"
+            each.XRayTubeCurrent, each.AcquisitionTime = 80, "120100"
+        gates += one
+    with pytest.raises(SeriesRejected, match=r"3 candidate volumes .*TriggerTime 300"):
+        stack(source_of(gates), RULES)
+    assert len(stack(source_of(gates), InputRules(select={"TriggerTime": 600})).planes) == 20
+
+
+def test_an_empty_group_of_a_frame_is_none_at_all() -> None:
+    image = make_enhanced(make_series())
+    for groups in image.PerFrameFunctionalGroupsSequence:
+        groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = [], [Dataset()]
+    source = source_of([image])
+    made = stack(source, RULES)
+    labels, file = _encoded(made, source)
+    verify(file, labels, make_model(), source, made.planes)
