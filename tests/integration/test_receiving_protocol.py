@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import MRImageStorage
 
 from node.core.errors import ConfigError
 from node.dicom.inbox import Inbox, data_set_offset
@@ -230,6 +231,38 @@ def test_a_thousand_silent_connections_keep_nobody_out(tmp_path: Path) -> None:
         assert here.threads() < 120
         for connection in silent:
             connection.close()
+
+
+def test_peers_that_reset_with_answers_pending_end_no_thread_and_leak_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    echo = p_data(pdv(ECHO, echo_command(), command=True, last=True))
+    with receiving(tmp_path) as here:
+        for _ in range(60):
+            with RawPeer(here.port) as peer:
+                peer.associate()
+                peer.send(echo * 5)
+                peer.reset()
+        here.wait_for_threads(4)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_bytes_behind_a_request_that_is_rejected_end_it_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = associate_rq([MRImageStorage], "MODALITY")
+    with receiving(tmp_path, max_associations_per_peer=1) as here, RawPeer(here.port) as first:
+        first.associate()
+        for _ in range(30):
+            with RawPeer(here.port) as peer:
+                peer.send(request + bytes(10))
+                while peer.receive()[0]:
+                    pass
+        here.wait_for_threads(6)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    lines = [one for one in said.out.splitlines() if "breaks the protocol" in one]
+    assert len(lines) <= 1
 
 
 def test_a_slow_peer_does_not_hold_up_others_nor_the_stop(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ It inherits the listening socket, a pipe for what it reports, and standard input
 that the node stops or is gone: an orphan would keep the port and write into the next node's folder.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -88,6 +89,7 @@ def _stop(server: ReceivingServer) -> None:
 def _abort_all(server: ReceivingServer) -> None:
     associations = server.active_associations
     for one in associations:
-        one.abort(block=False)
+        with contextlib.suppress(Exception):  # one that ends by itself; the others wait
+            one.abort(block=False)
     for one in associations:
         one.join()
