@@ -293,6 +293,26 @@ def test_a_receiver_that_dies_is_replaced_and_its_associations_are_lost(tmp_path
     assert len(set(names)) == 2
 
 
+def test_the_halves_of_a_receiver_that_died_are_removed(tmp_path: Path) -> None:
+    with receiving(tmp_path) as here, RawPeer(here.port) as peer:
+        peer.associate()
+        peer.send(store_message(make_series(slices=1)[0])[:-100])
+        incoming = tmp_path / "incoming"
+        eventually(lambda: list(incoming.glob("*.part")), 5, "a half")
+        os.kill(here.receiver.pid, signal.SIGKILL)
+        eventually(lambda: not list(incoming.glob("*.part")), 5, "an incoming/ without halves")
+
+
+def test_a_receiver_that_dies_again_and_again_is_started_ever_more_seldom(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with receiving(tmp_path) as here:
+        (tmp_path / "incoming").rename(tmp_path / "elsewhere")  # it cannot start without
+        os.kill(here.receiver.pid, signal.SIGKILL)
+        time.sleep(7)
+    assert 2 <= capfd.readouterr().out.count("the receiving process died") <= 4
+
+
 def test_released_is_told_within_milliseconds(tmp_path: Path) -> None:
     with receiving(tmp_path) as here, RawPeer(here.port) as peer:
         peer.associate()
