@@ -1,5 +1,6 @@
 """The upper layer under peers that split, mix, abort, stall and lie (PS3.8)."""
 
+import contextlib
 import json
 import os
 import select
@@ -263,6 +264,31 @@ def test_bytes_behind_a_request_that_is_rejected_end_it_in_one_line(
     assert "Traceback" not in said.err
     lines = [one for one in said.out.splitlines() if "breaks the protocol" in one]
     assert len(lines) <= 1
+
+
+def test_a_rejected_peer_that_goes_on_sending_is_cut_off(tmp_path: Path) -> None:
+    with receiving(tmp_path, accept_from=["SOMEBODY"]) as here, RawPeer(here.port) as peer:
+        peer.send(associate_rq([MRImageStorage]))
+        assert peer.receive()[0] == ASSOCIATE_RJ
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while time.monotonic() < began + 6:
+                peer.send(bytes(10))
+                time.sleep(0.01)
+        assert time.monotonic() - began < 3
+
+
+def test_rejected_connections_leave_no_memory_behind(tmp_path: Path) -> None:
+    request = associate_rq([MRImageStorage])
+    with receiving(tmp_path, accept_from=["SOMEBODY"]) as here:
+        sizes = []
+        for _ in range(4):
+            for _ in range(60):
+                with RawPeer(here.port) as peer:
+                    peer.send(request)
+                    assert peer.receive()[0] == ASSOCIATE_RJ
+            sizes.append(here.resident_mb())
+        assert sizes[-1] - sizes[0] < 25
 
 
 def test_a_slow_peer_does_not_hold_up_others_nor_the_stop(tmp_path: Path) -> None:

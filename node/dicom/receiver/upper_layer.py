@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _ESTABLISHED: Final = "Sta6"
 _CLOSING: Final = "Sta13"
 _TICK_SECONDS: Final = 0.1  # how soon timers are looked at outside of Sta6
+_DROPPED_SECONDS: Final = 0.5  # for how long a peer may go on after our last PDU
 _LINGER_SECONDS: Final = 0.02  # for the peer to take our last PDU and close first
 _PROTOCOL_ERROR: Final = "Evt19"
 _CONNECTION_CLOSED: Final = "Evt17"
@@ -45,6 +47,7 @@ class UpperLayer(DULServiceProvider):
         self._wakeup = _Wakeup()
         self.messages: Messages  # set before the thread starts
         self.cause: str | None = None
+        self._closing_since: float | None = None
 
     def send_pdu(self, primitive: Any) -> None:
         super().send_pdu(primitive)
@@ -65,6 +68,7 @@ class UpperLayer(DULServiceProvider):
             self._hang_up(str(error))
         finally:
             self.messages.end()
+            self._stream.close()
             self._resume()
             if self._association.requestor.primitive is None:
                 nothing: Any = None  # ends the other thread's wait for an A-ASSOCIATE
@@ -198,10 +202,17 @@ class UpperLayer(DULServiceProvider):
         if connection is None:
             self._put(_CONNECTION_CLOSED)
             return
-        with contextlib.suppress(OSError, ValueError):
-            if select.select([connection], [], [], _LINGER_SECONDS)[0] and connection.recv(65536):
-                return
+        self._closing_since = self._closing_since or time.monotonic()
+        if time.monotonic() < self._closing_since + _DROPPED_SECONDS:
+            with contextlib.suppress(OSError):
+                if self._has_bytes(connection) and connection.recv(65536):
+                    return
         self.socket.close()
+
+    def _has_bytes(self, connection: socket.socket) -> bool:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(_LINGER_SECONDS * 1000))
 
     def _connection(self) -> socket.socket | None:
         return self.socket.socket if self.socket is not None else None
