@@ -46,8 +46,10 @@ log = structlog.get_logger()
 
 READY_SECONDS = 600.0  # the longest that loading and warming every Model may take
 # SIGTERM ends everything within 10 s; a step that takes longer is given up and runs again.
+STOP_SECONDS = 9.0  # all of it, whatever its parts would like
 SEGMENT_STOP_SECONDS = 4.0
 LANE_STOP_SECONDS = 2.0
+AFTER_SEGMENTING_SECONDS = 3.5  # of STOP_SECONDS: the engine's stop takes up to 2 s
 
 
 class Node:
@@ -56,6 +58,7 @@ class Node:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._started = ExitStack()
+        self._stop = Stop()
         self.port = config.dicom.port
 
     def __enter__(self) -> Self:
@@ -73,6 +76,7 @@ class Node:
         traceback: TracebackType | None,
     ) -> None:
         log.info("stopping")
+        self._stop.begin()
         self._started.close()
         log.info("stopped")
 
@@ -148,12 +152,19 @@ class Node:
         waiting.restart(time.time())
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
         keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
-        _run(started, [*keeping, *delivering], LANE_STOP_SECONDS)
+        started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
+        started.callback(self._stop_segmenting, segmenting, engine)
+        _start_lanes([*keeping, *delivering])
         self._listen(started, recording)
+        started.callback(_ask_to_stop, [*keeping, *delivering, *segmenting])
         self._wait_for_models(engine)
-        for lane in segmenting:
-            lane.start()
-        started.callback(_stop_segmenting, segmenting, engine)
+        _start_lanes(segmenting)
+
+    def _stop_segmenting(self, lanes: Sequence[Lane], engine: WorkerEngine) -> None:
+        """Lets predictions end that are nearly done; else gives them up, and their attempts."""
+        self._stop.wait_for(lanes, SEGMENT_STOP_SECONDS, AFTER_SEGMENTING_SECONDS)
+        engine.stop()
+        self._stop.wait_for(lanes, LANE_STOP_SECONDS)
 
     def _recover(self, inbox: Inbox, series: SeriesStore) -> None:
         """What a crash leaves is either whole or not acknowledged; nothing is repaired."""
@@ -305,26 +316,36 @@ def _make_folder(path: Path, key: str) -> None:
         raise ConfigError(f"{key}: {path} cannot be made: {error.strerror}") from error
 
 
-def _run(started: ExitStack, lanes: Sequence[Lane], stop_seconds: float) -> None:
+class Stop:
+    """The one deadline that all which is stopped shares."""
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+
+    def begin(self) -> None:
+        """The time runs from the first call."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + STOP_SECONDS
+
+    def wait_for(self, lanes: Sequence[Lane], seconds: float, reserved: float = 0.0) -> None:
+        """Ends the lanes after their step at hand; what takes longer is cut off and runs again."""
+        self.begin()
+        assert self._deadline is not None
+        _ask_to_stop(lanes)
+        until = min(time.monotonic() + seconds, self._deadline - reserved)
+        for lane in lanes:
+            if lane.is_alive():
+                lane.join(max(0.0, until - time.monotonic()))
+
+
+def _start_lanes(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.start()
-    started.callback(_stop, lanes, stop_seconds)
 
 
-def _stop(lanes: Sequence[Lane], seconds: float) -> None:
-    """Ends the lanes after their step at hand; what takes longer is cut off and runs again."""
+def _ask_to_stop(lanes: Sequence[Lane]) -> None:
     for lane in lanes:
         lane.request_stop()
-    deadline = time.monotonic() + seconds
-    for lane in lanes:
-        lane.join(max(0.0, deadline - time.monotonic()))
-
-
-def _stop_segmenting(lanes: Sequence[Lane], engine: WorkerEngine) -> None:
-    """Lets predictions end that are nearly done; else gives them up, and their attempts back."""
-    _stop(lanes, SEGMENT_STOP_SECONDS)
-    engine.stop()
-    _stop(lanes, LANE_STOP_SECONDS)
 
 
 def _wake(lanes: Sequence[Lane]) -> None:

@@ -62,6 +62,9 @@ class Receiving:
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.receiver.pid}/task").iterdir()))
 
+    def wait_for_threads(self, most: int, seconds: float = 5.0) -> None:
+        eventually(lambda: self.threads() <= most, seconds, f"at most {most} threads")
+
 
 def settings(data_dir: Path, **others: Any) -> Settings:
     """All kinds accepted from anyone, unless told otherwise."""
@@ -200,6 +203,12 @@ class RawPeer:
 
     def abort(self) -> None:
         self.send(struct.pack(">BxLL", ABORT, 4, 0))
+
+    def reset(self) -> None:
+        """Ends the connection without a word: RST."""
+        hard = struct.pack("ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, hard)
+        self.socket.close()
 
     def _exactly(self, count: int) -> bytes:
         held = b""

@@ -1,5 +1,7 @@
 """SIGTERM ends the node within 10 s, whoever is silent."""
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -55,6 +57,27 @@ def test_a_node_whose_peers_are_silent_stops_and_loses_nothing(tmp_path: Path) -
             assert job["state"] == "SEGMENTED"
         finally:
             node.stop()
+
+
+def test_a_node_whose_every_part_is_stuck_stops_all_the_same(tmp_path: Path) -> None:
+    with _silent_peer() as (port, taken):
+        node = NodeProcess(tmp_path, pacs_port=port, quiet_seconds=0.3)
+        node.start()
+        try:
+            assert storescu(DEMO_SERIES, node.port).returncode == 0
+            eventually(lambda: taken, 60, "attempt to deliver")  # stuck for timeout_seconds
+            for pid in _children(node.process.pid):
+                os.kill(pid, signal.SIGSTOP)  # the receiver and the worker answer nothing
+            assert node.terminate() == 0  # within 10 s
+        finally:
+            node.stop()
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    assert len(found) >= 2
+    return found
 
 
 def test_a_node_that_is_still_starting_stops(tmp_path: Path) -> None:

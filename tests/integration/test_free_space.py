@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +50,18 @@ def test_each_mark_is_told_once_each_way(small_disk: Path) -> None:
         "the disk is no longer full",
         "the disk has room again",
     ]
+
+
+def test_a_folder_that_is_away_for_a_while_is_watched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.dicom.receiver.space._WATCH_SECONDS", 0.02)
+    lines, theirs = os.pipe()
+    folder = tmp_path / "disk"
+    space = FreeSpace(folder, 0, 1 << 62, Reports(theirs, os.eventfd(0)))
+    threading.Thread(target=space.watch, daemon=True).start()
+    told = os.fdopen(lines)
+    assert json.loads(told.readline())["event"] == "free space cannot be read"
+    folder.mkdir()
+    events = (json.loads(line)["event"] for line in told)
+    assert next(one for one in events if "cannot" not in one) == "the disk is getting full"

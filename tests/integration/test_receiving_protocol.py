@@ -1,5 +1,6 @@
 """The upper layer under peers that split, mix, abort, stall and lie (PS3.8)."""
 
+import contextlib
 import json
 import os
 import select
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import MRImageStorage
 
 from node.core.errors import ConfigError
 from node.dicom.inbox import Inbox, data_set_offset
@@ -232,6 +234,63 @@ def test_a_thousand_silent_connections_keep_nobody_out(tmp_path: Path) -> None:
             connection.close()
 
 
+def test_peers_that_reset_with_answers_pending_end_no_thread_and_leak_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    echo = p_data(pdv(ECHO, echo_command(), command=True, last=True))
+    with receiving(tmp_path) as here:
+        for _ in range(60):
+            with RawPeer(here.port) as peer:
+                peer.associate()
+                peer.send(echo * 5)
+                peer.reset()
+        here.wait_for_threads(4)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_bytes_behind_a_request_that_is_rejected_end_it_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = associate_rq([MRImageStorage], "MODALITY")
+    with receiving(tmp_path, max_associations_per_peer=1) as here, RawPeer(here.port) as first:
+        first.associate()
+        for _ in range(30):
+            with RawPeer(here.port) as peer:
+                peer.send(request + bytes(10))
+                while peer.receive()[0]:
+                    pass
+        here.wait_for_threads(6)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    lines = [one for one in said.out.splitlines() if "breaks the protocol" in one]
+    assert len(lines) <= 1
+
+
+def test_a_rejected_peer_that_goes_on_sending_is_cut_off(tmp_path: Path) -> None:
+    with receiving(tmp_path, accept_from=["SOMEBODY"]) as here, RawPeer(here.port) as peer:
+        peer.send(associate_rq([MRImageStorage]))
+        assert peer.receive()[0] == ASSOCIATE_RJ
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while time.monotonic() < began + 6:
+                peer.send(bytes(10))
+                time.sleep(0.01)
+        assert time.monotonic() - began < 3
+
+
+def test_rejected_connections_leave_no_memory_behind(tmp_path: Path) -> None:
+    request = associate_rq([MRImageStorage])
+    with receiving(tmp_path, accept_from=["SOMEBODY"]) as here:
+        sizes = []
+        for _ in range(4):
+            for _ in range(60):
+                with RawPeer(here.port) as peer:
+                    peer.send(request)
+                    assert peer.receive()[0] == ASSOCIATE_RJ
+            sizes.append(here.resident_mb())
+        assert sizes[-1] - sizes[0] < 25
+
+
 def test_a_slow_peer_does_not_hold_up_others_nor_the_stop(tmp_path: Path) -> None:
     with receiving(tmp_path) as here, RawPeer(here.port) as slow:
         slow.associate()
@@ -258,6 +317,26 @@ def test_a_receiver_that_dies_is_replaced_and_its_associations_are_lost(tmp_path
             assert again.send_c_store(series[1]).Status == 0x0000
         names = [path.name.split("-")[1] for path in here.inbox.incoming()]
     assert len(set(names)) == 2
+
+
+def test_the_halves_of_a_receiver_that_died_are_removed(tmp_path: Path) -> None:
+    with receiving(tmp_path) as here, RawPeer(here.port) as peer:
+        peer.associate()
+        peer.send(store_message(make_series(slices=1)[0])[:-100])
+        incoming = tmp_path / "incoming"
+        eventually(lambda: list(incoming.glob("*.part")), 5, "a half")
+        os.kill(here.receiver.pid, signal.SIGKILL)
+        eventually(lambda: not list(incoming.glob("*.part")), 5, "an incoming/ without halves")
+
+
+def test_a_receiver_that_dies_again_and_again_is_started_ever_more_seldom(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with receiving(tmp_path) as here:
+        (tmp_path / "incoming").rename(tmp_path / "elsewhere")  # it cannot start without
+        os.kill(here.receiver.pid, signal.SIGKILL)
+        time.sleep(7)
+    assert 2 <= capfd.readouterr().out.count("the receiving process died") <= 4
 
 
 def test_released_is_told_within_milliseconds(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """How many connections and Associations there may be at once, in all and per peer."""
 
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+SAID_AGAIN_SECONDS: Final = 10.0
+_SAID_HELD: Final = 1000
 WAITING: Final = 32  # connections that have not asked for an Association yet
 
 
@@ -51,3 +54,23 @@ class Limits:
         with self._lock:
             self._open[calling_ae_title] -= 1
             self._open += Counter()  # forgets those with none
+
+
+class Seldom:
+    """Lets the same thing be said of one address once in a while: a flood fills no log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def may_say(self, what: str, address: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            said = self._said.get((what, address))
+            if said is not None and now < said + SAID_AGAIN_SECONDS:
+                return False
+            self._said[what, address] = now
+            self._said.move_to_end((what, address))
+            if len(self._said) > _SAID_HELD:
+                self._said.popitem(last=False)
+            return True

@@ -13,6 +13,7 @@ P_DATA_TF: Final = 0x04
 _HEADER: Final = struct.Struct(">BxL")
 _PDV_HEADER: Final = struct.Struct(">LBB")
 _PDUS_HELD: Final = 4  # of the longest: one read may bring several
+_FIRST_BYTES: Final = 16 * 1024  # until data come: many connections never send any
 _TYPES: Final = frozenset(range(1, 8))
 ASSOCIATE_LIMIT: Final = 1 << 20  # 128 contexts with all their transfer syntaxes take a tenth
 OTHER_LIMIT: Final = 4096  # A-RELEASE and A-ABORT have four bytes
@@ -41,7 +42,8 @@ class PDUStream:
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
-        self._buffer = bytearray(_PDUS_HELD * (max_length + _HEADER.size))
+        self._buffer = bytearray(_FIRST_BYTES)
+        self._is_for_data = False
         self._begin = self._end = 0
 
     def receive(self, descriptor: int) -> int:
@@ -65,6 +67,9 @@ class PDUStream:
             return None
         kind, length = _HEADER.unpack_from(self._buffer, self._begin)
         self._require_bounded(kind, length)
+        if kind == P_DATA_TF and not self._is_for_data:
+            self._is_for_data = True
+            self._make_room(_PDUS_HELD * (self._max_length + _HEADER.size))
         size = _HEADER.size + length
         if held < size:
             if self._begin + size > len(self._buffer):
@@ -72,6 +77,10 @@ class PDUStream:
             return None
         begin, self._begin = self._begin, self._begin + size
         return PDU(kind, memoryview(self._buffer)[begin : begin + size])
+
+    def close(self) -> None:
+        """Gives the memory back; pynetdicom's objects hold each other until Python looks."""
+        self._buffer = bytearray()
 
     def _require_bounded(self, kind: int, length: int) -> None:
         if kind not in _TYPES:

@@ -4,9 +4,8 @@ It inherits the listening socket, a pipe for what it reports, and standard input
 that the node stops or is gone: an orphan would keep the port and write into the next node's folder.
 """
 
-import ctypes
+import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -25,13 +24,11 @@ from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.space import FreeSpace
 from node.dicom.receiver.spool import Clock
 
-_PR_SET_PDEATHSIG: Final = 1
 _STOP_SECONDS: Final = 1.5
 
 
 def main(arguments: list[str]) -> None:
     """Serves until standard input ends. arguments: descriptors and the settings as JSON."""
-    _die_with_the_node()
     listener, lines, wakeup = (int(one) for one in arguments[:3])
     settings = Settings.from_json(arguments[3])
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
@@ -45,13 +42,6 @@ def main(arguments: list[str]) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     _stop(server)
-
-
-def _die_with_the_node() -> None:
-    """Linux ends us with the thread that started us; the node's signals are not for us."""
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
@@ -88,6 +78,7 @@ def _stop(server: ReceivingServer) -> None:
 def _abort_all(server: ReceivingServer) -> None:
     associations = server.active_associations
     for one in associations:
-        one.abort(block=False)
+        with contextlib.suppress(Exception):  # one that ends by itself; the others wait
+            one.abort(block=False)
     for one in associations:
         one.join()

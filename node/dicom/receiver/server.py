@@ -17,7 +17,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from node.dicom.receiver.arrival import Spool
-from node.dicom.receiver.limits import Limits
+from node.dicom.receiver.limits import Limits, Seldom
 from node.dicom.receiver.messages import Context, Messages, Sender
 from node.dicom.receiver.reports import ENDED, OPENED, Reports
 from node.dicom.receiver.settings import Settings
@@ -36,6 +36,7 @@ class Surroundings:
     reports: Reports
     limits: Limits
     run: str
+    seldom: Seldom = field(default_factory=Seldom)
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
 
@@ -132,19 +133,17 @@ class ReceivingAssociation(Association):
         return self._sender
 
     def tell_protocol_error(self, reason: str) -> None:
-        self._around.reports.warning(
-            "association aborted: the peer breaks the protocol",
-            calling_ae_title=self.calling_ae_title,
-            reason=reason,
-        )
+        self._warn("association aborted: the peer breaks the protocol", reason)
 
     def tell_rejection(self, reason: str) -> None:
-        self._around.reports.warning(
-            "association rejected for the time being",
-            calling_ae_title=self.calling_ae_title,
-            address=cast(Any, self.requestor.address_info).address,
-            reason=reason,
-        )
+        self._warn("association rejected for the time being", reason)
+
+    def _warn(self, event: str, reason: str) -> None:
+        address = cast(Any, self.requestor.address_info).address
+        if self._around.seldom.may_say(event, address):
+            self._around.reports.warning(
+                event, calling_ae_title=self.calling_ae_title, address=address, reason=reason
+            )
 
     def _say_how_it_ended(self, begun: AssociationRecord) -> None:
         ending = self._ending()

@@ -41,7 +41,10 @@ class FreeSpace:
         """Looks from time to time, for ever."""
         while True:
             time.sleep(_WATCH_SECONDS)
-            self.look()
+            try:
+                self.look()
+            except OSError as error:  # a share that is away comes back
+                self._reports.error("free space cannot be read", reason=str(error.strerror))
 
     def _judge(self, free: int) -> None:
         full = free < self._min * (_ENOUGH if self._is_full else 1.0)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,10 @@ log = structlog.get_logger()
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 2.5
-_PAUSE_SECONDS: Final = 0.5  # before it is started again
+KILL_SECONDS: Final = 0.5  # for the end of one that was killed
+_FIRST_PAUSE_SECONDS: Final = 0.5  # before it is started again; doubles while it dies at once
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_LIVED_SECONDS: Final = 60.0  # one that lived so long did not die of its start
 _FLOW_SECONDS: Final = 0.1  # between two calls of on_kept, unless an Association ends
 _BACKLOG: Final = 128
 
@@ -74,25 +77,36 @@ class Receiver:
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
+            self._thread.join(KILL_SECONDS)  # it notes which Associations are lost
         if self._listener is not None:
             self._listener.close()
 
     def _supervise(self) -> None:
         """One process after the other, until stop. Each is a child of this thread, see process."""
+        pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
-            assert self._listener is not None
+            began = time.monotonic()
             try:
-                self._process = _Process(self._settings, self._listener)
-            except OSError as error:
-                log.error("the receiving process cannot be started", error=str(error))
-                self._stopping.wait(_PAUSE_SECONDS)
-                continue
-            if self._stopping.is_set():
-                self._process.ask_to_stop()
-            self._process.hear(self._on_kept, self._ready.set)
-            if not self._stopping.is_set():
-                log.error("the receiving process died", reason=self._process.cause_of_death())
-                self._stopping.wait(_PAUSE_SECONDS)
+                self._run_one()
+            except Exception:  # as a lane: the node without its receiver is of no use
+                log.exception("the receiving process stumbled and is started again")
+            if time.monotonic() - began > _LIVED_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            self._stopping.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _run_one(self) -> None:
+        assert self._listener is not None
+        process = self._process = _Process(self._settings, self._listener)
+        if self._stopping.is_set():
+            process.ask_to_stop()
+        try:
+            process.hear(self._on_kept, self._ready.set)
+        finally:
+            process.bury()
+            self._on_kept()
+        if not self._stopping.is_set():
+            log.error("the receiving process died", reason=process.cause_of_death())
 
 
 class _Process:
@@ -102,6 +116,7 @@ class _Process:
         self._incoming = settings.incoming
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lines, theirs = os.pipe()
+        self._held = b""  # a line that is not whole yet
         self._open: dict[str, AssociationRecord] = {}
         inherited = (listener.fileno(), theirs, self._wakeup)
         try:
@@ -114,6 +129,9 @@ class _Process:
                 pass_fds=inherited,
                 env=_environment(),
             )
+        except OSError:
+            self._close()
+            raise
         finally:
             os.close(theirs)
 
@@ -134,33 +152,40 @@ class _Process:
         return f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     def hear(self, on_kept: Callable[[], None], on_ready: Callable[[], None]) -> None:
-        """Passes on what it says until it is dead; then says which Associations are lost.
+        """Passes on what it says until it is dead.
 
         In the full flow on_kept is called some times a second, not for each Instance: recording
         many at once leaves the processors and the disk to receiving.
         """
-        held = b""
         deaf_until = 0.0
         while True:
-            pause = deaf_until - time.monotonic()
-            waiting = [self._lines] if pause > 0 else [self._lines, self._wakeup]
-            ready, _, _ = select.select(waiting, [], [], pause if pause > 0 else None)
+            ready = self._wait(deaf_until - time.monotonic())
             if self._wakeup in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wakeup)
                 on_kept()
                 deaf_until = time.monotonic() + _FLOW_SECONDS
             if self._lines in ready:
-                piece = os.read(self._lines, 65536)
-                *lines, held = (held + piece).split(b"\n")
-                for line in lines:
-                    if self._told(json.loads(line), on_ready) == ENDED:
-                        on_kept()
-                if not piece:
-                    break
-        self._bury(on_kept)
+                if not (piece := os.read(self._lines, 65536)):
+                    return
+                for what in self._whole_lines(piece):
+                    self._take_in(what, on_kept, on_ready)
 
-    def _told(self, what: Mapping[str, Any], on_ready: Callable[[], None]) -> str:
+    def _wait(self, deaf_seconds: float) -> set[int]:
+        """The descriptors that have something; only lines end it before deaf_seconds are over."""
+        poll = select.poll()
+        poll.register(self._lines, select.POLLIN)
+        if deaf_seconds <= 0:
+            poll.register(self._wakeup, select.POLLIN)
+        return {one for one, _ in poll.poll(deaf_seconds * 1000 if deaf_seconds > 0 else None)}
+
+    def _whole_lines(self, piece: bytes) -> Iterator[Mapping[str, Any]]:
+        *lines, self._held = (self._held + piece).split(b"\n")
+        return map(json.loads, lines)
+
+    def _take_in(
+        self, what: Mapping[str, Any], on_kept: Callable[[], None], on_ready: Callable[[], None]
+    ) -> None:
         if what["kind"] == LOG:
             getattr(log, what["level"])(what["event"], **what["fields"])
         elif what["kind"] == OPENED:
@@ -168,23 +193,29 @@ class _Process:
             self._open[what["association"]] = AssociationRecord(**fields)
         elif what["kind"] == ENDED:
             self._open.pop(what["association"], None)
+            on_kept()
         elif what["kind"] == READY:
             log.info("receiver started", pid=what["pid"], run=what["run"])
             on_ready()
-        return str(what["kind"])
 
-    def _bury(self, on_kept: Callable[[], None]) -> None:
+    def bury(self) -> None:
+        """Ends it if it lives; says which Associations are lost, and removes their halves."""
+        self.kill()
         self._process.wait()
-        os.close(self._lines)
-        os.close(self._wakeup)
         self.ask_to_stop()
+        self._close()
         try:
             clock = Clock(self._incoming)
             for record in self._open.values():
                 write_end(self._incoming, clock, record, "lost")
+            for half in self._incoming.glob("*.part"):
+                half.unlink(missing_ok=True)
         except OSError as error:
             log.error("the end of associations cannot be noted", error=str(error))
-        on_kept()
+
+    def _close(self) -> None:
+        os.close(self._lines)
+        os.close(self._wakeup)
 
 
 def _environment() -> dict[str, str]:

@@ -10,10 +10,13 @@ import contextlib
 import os
 import select
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from node.dicom.receiver.messages import Context, Messages
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _ESTABLISHED: Final = "Sta6"
 _CLOSING: Final = "Sta13"
 _TICK_SECONDS: Final = 0.1  # how soon timers are looked at outside of Sta6
+_DROPPED_SECONDS: Final = 0.5  # for how long a peer may go on after our last PDU
 _LINGER_SECONDS: Final = 0.02  # for the peer to take our last PDU and close first
 _PROTOCOL_ERROR: Final = "Evt19"
 _CONNECTION_CLOSED: Final = "Evt17"
@@ -40,9 +44,10 @@ class UpperLayer(DULServiceProvider):
         self.daemon = True
         self._association = assoc
         self._stream = PDUStream(max_length)
-        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakeup = _Wakeup()
         self.messages: Messages  # set before the thread starts
         self.cause: str | None = None
+        self._closing_since: float | None = None
 
     def send_pdu(self, primitive: Any) -> None:
         super().send_pdu(primitive)
@@ -54,20 +59,28 @@ class UpperLayer(DULServiceProvider):
 
     def wake(self) -> None:
         """Ends a wait for the socket: there is something to send, or the end has come."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wakeup, 1)
+        self._wakeup.give()
 
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
+        except InvalidEventError as error:  # e.g. bytes behind a request that is being rejected
+            self._hang_up(str(error))
         finally:
             self.messages.end()
+            self._stream.close()
             self._resume()
             if self._association.requestor.primitive is None:
                 nothing: Any = None  # ends the other thread's wait for an A-ASSOCIATE
                 self.to_user_queue.put(nothing)
-            descriptor, self._wakeup = self._wakeup, -1
-            os.close(descriptor)
+            self._wakeup.close()
+
+    def _hang_up(self, reason: str) -> None:
+        self.cause = "aborted"
+        self._association.tell_protocol_error(reason)
+        self._association._kill = self._kill_thread = True
+        if self.socket is not None:
+            self.socket.close()
 
     def contexts(self) -> Mapping[int, Context]:
         return self._association.contexts
@@ -162,11 +175,10 @@ class UpperLayer(DULServiceProvider):
                 seconds = _TICK_SECONDS
         poll = select.poll()
         poll.register(connection, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
+        poll.register(self._wakeup.descriptor, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
-        if self._wakeup in ready:
-            with contextlib.suppress(OSError):
-                os.eventfd_read(self._wakeup)
+        if self._wakeup.descriptor in ready:
+            self._wakeup.take()
             return False
         return bool(ready)
 
@@ -190,10 +202,41 @@ class UpperLayer(DULServiceProvider):
         if connection is None:
             self._put(_CONNECTION_CLOSED)
             return
-        with contextlib.suppress(OSError, ValueError):
-            if select.select([connection], [], [], _LINGER_SECONDS)[0] and connection.recv(65536):
-                return
+        self._closing_since = self._closing_since or time.monotonic()
+        if time.monotonic() < self._closing_since + _DROPPED_SECONDS:
+            with contextlib.suppress(OSError):
+                if self._has_bytes(connection) and connection.recv(65536):
+                    return
         self.socket.close()
+
+    def _has_bytes(self, connection: socket.socket) -> bool:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(_LINGER_SECONDS * 1000))
 
     def _connection(self) -> socket.socket | None:
         return self.socket.socket if self.socket is not None else None
+
+
+class _Wakeup:
+    """Ends a poll() from another thread. Once closed it writes no more: its number is reused."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def give(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._is_closed:
+                os.eventfd_write(self.descriptor, 1)
+
+    def take(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                os.close(self.descriptor)
