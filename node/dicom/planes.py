@@ -21,6 +21,8 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from node.core.text import clean
+
 Triple = tuple[float, float, float]
 Cosines = tuple[float, float, float, float, float, float]
 
@@ -253,7 +255,7 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return None
     try:
         parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-        return "\\".join(str(part).strip() for part in parts)[:_MAX_TEXT] or None
+        return clean("\\".join(str(part).strip(" \0") for part in parts)[:_MAX_TEXT]) or None
     except Exception:
         return None
 

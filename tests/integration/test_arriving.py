@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,18 @@ def test_a_clock_that_is_set_forward_closes_nothing_early(
     monkeypatch.setattr(time, "time", lambda: wall() + 86_400.0)
     ward.step(0.2)
     assert ward.of(series).closed_at is None
+
+
+def test_text_that_no_database_takes_does_not_keep_a_series_from_closing(ward: Ward) -> None:
+    """UTF-7 writes half a surrogate pair, which pydicom hands on and SQLite refuses."""
+    series = _proven()
+    for one in series:
+        one.SpecificCharacterSet = "UTF_7"
+        one.add_new("SeriesDescription", "LO", b"+2AA-abc")
+        one.add_new("SequenceName", "SH", b"+2AA-abc\0")
+    arrivals.keep(ward.inbox, series)
+    ward.closing._routes = [replace(ROUTE, when={"SeriesDescription": "T1"})]
+    ward.step(0.7)
+    closed = ward.of(series)
+    assert closed.closed_at is not None
+    assert 'SeriesDescription is "?abc"' in str(closed.routing)
