@@ -335,3 +335,30 @@ def test_text_that_no_database_takes_does_not_keep_a_series_from_closing(ward: W
     closed = ward.of(series)
     assert closed.closed_at is not None
     assert 'SeriesDescription is "?abc"' in str(closed.routing)
+
+
+def test_an_association_that_ended_before_its_only_instance_was_recorded_has_ended(
+    ward: Ward,
+) -> None:
+    series = _proven(slices=1)
+    association = arrivals.keep(ward.inbox, series)
+    (path,) = ward.inbox.incoming()
+    kept = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    ward.recording.step()  # the end is recorded, the Instance cannot be read
+    path.rmdir()
+    path.write_bytes(kept)
+    ward.recording._again.clear()
+    ward.recording.step()
+    (told,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert (told.id, told.ending, told.calling_ae_title) == (association, "released", "MODALITY")
+    assert not ward.series.open_series()[0].is_arriving
+
+
+def test_what_was_open_is_lost_after_a_start_with_the_clock_set_back(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, None)
+    ward.recording.step()
+    hour_ago = time.time() - 3600
+    assert ward.series.lose_open_associations(hour_ago, hour_ago + 1) == 1
