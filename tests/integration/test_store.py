@@ -277,3 +277,23 @@ def test_a_peer_that_answers_gets_at_once_what_waits_for_it(engine: sqlalchemy.E
     assert once_more is not None
     assert deliveries.delivered(once_more[1], "stored", NOW + 2) is None
     assert deliveries.take("b", NOW + 2) is not None
+
+
+def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
+    engine: sqlalchemy.Engine,
+) -> None:
+    jobs, deliveries, earlier = JobStore(engine), DeliveryStore(engine), NOW - 3600
+    job = _queued(engine)
+    taken = jobs.take_queued(earlier)
+    assert taken is not None
+    jobs.retry(taken, NOW + 60, "no memory", NOW)
+    assert jobs.take_queued(NOW) is None
+    assert jobs.take_queued(earlier) is not None
+    jobs.retry(taken, earlier + 60, "no memory", earlier)
+    assert jobs.take_queued(earlier) is None
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    first = deliveries.take("pacs", earlier)
+    assert first is not None
+    deliveries.retry(first[1], earlier + 60, "refused", earlier)
+    assert deliveries.take("pacs", earlier) is None
+    assert deliveries.take("pacs", earlier - 3600) is not None
