@@ -80,8 +80,8 @@ def add_all(
     """Records Instances; for each None where it is new, else what is held already.
 
     A Series that was closed opens again for a new Instance, and what it had started ends. One
-    whose file was deleted (see retention) is new. The same bytes again vouch for the Instance
-    with their Association; other bytes are noted beside it.
+    whose file was deleted (see retention) is new. One that comes again is vouched for by
+    its Association, too: that is about being whole; other bytes are noted beside it.
     """
     _know_associations(connection, received)
     by_series: dict[SeriesInstanceUID, list[StoredInstance]] = defaultdict(list)
@@ -121,10 +121,10 @@ def _add(
             connection.execute(insert(instance), [_instance_row(one) for one in inserted])
         for sop in replaced:
             _replace(connection, uid, sop, new[sop])
-    _vouch(connection, uid, again)
+    _vouch(connection, uid, [*again, *conflicting])
     if conflicting:
         _note_conflicts(connection, uid, conflicting)
-    _link(connection, uid, [*new.values(), *again])
+    _link(connection, uid, [*new.values(), *again, *conflicting])
     return answers
 
 

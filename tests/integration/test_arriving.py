@@ -362,3 +362,29 @@ def test_what_was_open_is_lost_after_a_start_with_the_clock_set_back(ward: Ward)
     ward.recording.step()
     hour_ago = time.time() - 3600
     assert ward.series.lose_open_associations(hour_ago, hour_ago + 1) == 1
+
+
+def test_a_series_whose_files_were_deleted_by_hand_is_closed_and_says_so(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.recording.step()
+    uid = ward.of(series).series_instance_uid
+    for path in ward.inbox.folder(uid).iterdir():
+        path.unlink()
+    ward.step(0.7)
+    assert ward.jobs_of(series) == []
+    assert "the files of 20 of its 20 instances are gone" in str(ward.of(series).routing)
+    assert f"segnode jobs rerun {uid}" in str(ward.of(series).routing)
+
+
+def test_other_bytes_over_a_released_association_vouch_for_an_aborted_one(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, "aborted")
+    ward.step()
+    for one in series:
+        one.PatientComments = "sent anew"
+    arrivals.keep(ward.inbox, series, "released")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.series.conflicts(ward.of(series).series_instance_uid)) == 20
+    assert len(ward.series.associations(ward.of(series).series_instance_uid)) == 2
