@@ -93,7 +93,7 @@ _IN_GROUPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "UnassignedSharedConvertedAttributesSequence": tuple((t, t) for t in TRAITS),
 }
 
-_MAX_FRAMES = 50_000
+MAX_FRAMES: Final = 10_000  # of one Instance; an empty item of eight bytes claims a frame
 _MAX_TEXT = 128
 _MAX_MM = 1e6  # beyond a kilometre a position is no position
 _SMALLEST_MM, _LARGEST_MM = 1e-4, 1e3  # of a pixel
@@ -150,13 +150,16 @@ def planes_of(instance: Dataset) -> tuple[Plane, ...]:
     """The Planes of an Instance, from its header; no pixels are read, nothing is raised.
 
     One for a single-frame image, one per frame where functional groups describe them; one without
-    a place for an image that no volume is made of; none for what is no image.
+    a place for an image that no volume is made of, or of more than MAX_FRAMES; none for what is no
+    image.
     """
     if _whole(instance, "Rows") is None and _value(instance, "FloatPixelData") is None:
         return ()
     whole = _shared_values(instance)
     items = _items(instance, "PerFrameFunctionalGroupsSequence")
     if whole["sop_class_uid"] in ENHANCED_SOP_CLASSES and items:
+        if len(items) > MAX_FRAMES:
+            return (Plane(**whole, frame=len(items)),)
         return tuple(_frames(instance, items, whole))
     if whole["sop_class_uid"] in CLASSIC_SOP_CLASSES and _frame_count(instance) == 1:
         return (Plane(**whole, **_classic_place(instance)),)
@@ -190,7 +193,7 @@ def _frames(instance: Dataset, items: Sequence[Dataset], whole: dict[str, Any]) 
     shared = next(iter(_items(instance, "SharedFunctionalGroupsSequence")), Dataset())
     common = {**(whole["traits"] or {}), **_group_traits(shared)}
     place = _group_place(shared)
-    for number, item in enumerate(items[:_MAX_FRAMES], start=1):
+    for number, item in enumerate(items, start=1):
         own = {key: value for key, value in _group_place(item).items() if value is not None}
         content = next(iter(_items(item, "FrameContentSequence")), Dataset())
         acquisition = _whole(content, "FrameAcquisitionNumber")
@@ -199,7 +202,7 @@ def _frames(instance: Dataset, items: Sequence[Dataset], whole: dict[str, Any]) 
         if acquisition is not None:
             values["acquisition_number"] = acquisition
         yield Plane(**values)
-    if _frame_count(instance) != len(items) or len(items) > _MAX_FRAMES:
+    if _frame_count(instance) != len(items):
         yield Plane(**{**whole, "frame": len(items) + 1})
 
 
