@@ -149,14 +149,10 @@ class SeriesStore:
 
     def open_series(self) -> list[OpenSeries]:
         """What must be known of each open Series to decide when to look at it."""
-        has_open_association = (
-            select(association.c.id)
-            .join(series_association, series_association.c.association == association.c.id)
-            .where(
-                series_association.c.series_instance_uid == series.c.series_instance_uid,
-                association.c.ended_at.is_(None),
-            )
-            .exists()
+        arriving = (
+            select(series_association.c.series_instance_uid)
+            .join(association, association.c.id == series_association.c.association)
+            .where(association.c.ended_at.is_(None))
         )
         with self._engine.connect() as connection:
             rows = connection.execute(
@@ -167,7 +163,7 @@ class SeriesStore:
                     series.c.revision,
                     series.c.instances,
                     series.c.last_received_at,
-                    has_open_association.label("is_arriving"),
+                    series.c.series_instance_uid.in_(arriving).label("is_arriving"),
                 ).where(series.c.closed_at.is_(None))
             ).mappings()
             return [OpenSeries(**row) for row in rows]
