@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from node.core.model import Model
+from node.core.text import clean
 from node.core.uids import input_fingerprint, result_uids
 from node.core.verdict import Verdict
 from node.dicom.closing import Judgement
@@ -104,6 +105,6 @@ def _order(
 
 def _frame_of_reference_uid(header: Dataset) -> str:
     try:
-        return str(header.get("FrameOfReferenceUID") or "")[:64]
+        return clean(str(header.get("FrameOfReferenceUID") or "")[:64])
     except Exception:  # a sender's odd value; without one the Series is in no common frame
         return ""

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pydicom import Dataset
+
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
-from node.core.names import AETitle, SOPInstanceUID
+from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import ResultUIDs, input_fingerprint
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
@@ -90,10 +92,10 @@ def close(
     uid = seen.series_instance_uid
     instances = series.instances(uid)
     gone = sum(not one.path for one in instances)
-    if gone:
-        routing, started = _incomplete(gone, len(instances)), Starts()
+    header = _header(inbox, uid)
+    if gone or header is None:
+        routing, started = _incomplete(gone or len(instances), len(instances), uid), Starts()
     else:
-        header = inbox.header(uid)
         fits = [fit(route, header) for route in routes]
         accepting, refusals = accepted([one for one in fits if one.matches], judgement)
         started = starts(seen, instances, header, accepting, models, judgement.verdict)
@@ -176,11 +178,19 @@ def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> 
     return send(outbox.files(job), peer, calling_ae_title)
 
 
-def _incomplete(gone: int, instances: int) -> str:
-    """Of a Series whose files were deleted, and of which some came again."""
+def _header(inbox: Inbox, uid: SeriesInstanceUID) -> Dataset | None:
+    """What a Series is routed by; None where somebody deleted its files by hand."""
+    try:
+        return inbox.header(uid)
+    except (FileNotFoundError, IndexError):
+        return None
+
+
+def _incomplete(gone: int, instances: int, uid: SeriesInstanceUID) -> str:
+    """Of a Series whose files were deleted, of which some may have come again."""
     return (
         f"unrouted: the files of {gone} of its {instances} instances are gone (see Retention); "
-        "send the whole Series again"
+        f"send the whole Series again, then: segnode jobs rerun {uid}"
     )
 
 

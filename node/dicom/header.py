@@ -10,6 +10,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
+from node.core.text import clean
 
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _UID_CHARACTERS: Final = frozenset("0123456789.")
@@ -87,6 +88,6 @@ def _uid(parsed: Dataset, keyword: str) -> str:
 
 def _modality(parsed: Dataset) -> str:
     try:
-        return str(parsed.get("Modality") or "")[:16]
+        return clean(str(parsed.get("Modality") or "")[:16])
     except Exception:  # it routes, it does not identify: an odd one is no reason to lose the image
         return ""

@@ -13,6 +13,7 @@ from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from pydicom.multival import MultiValue
 
 from node.core.conditions import PATTERN, Absent, Conditions, Range, Scalar, Wanted
+from node.core.text import clean
 from node.dicom.patterns import found_in, pattern_refusal
 
 # Longer values fit no regular expression: what a sender writes must not keep the node busy.
@@ -132,7 +133,7 @@ def _found_in_words(keyword: str, values: Sequence[str], wanted: Wanted) -> str:
         return "absent"
     if keyword in _IDENTITY or dictionary_VR(keyword) == "PN":
         return "another (not shown: it tells who the patient is)"
-    shown = [f'"{value[:LONGEST_SHOWN]}"' for value in values[:VALUES_SHOWN]]
+    shown = [f'"{clean(value[:LONGEST_SHOWN])}"' for value in values[:VALUES_SHOWN]]
     if len(values) > VALUES_SHOWN:
         shown.append(f"{len(values) - VALUES_SHOWN} more")
     too_long = any(len(value) > LONGEST_MATCHED for value in values) and _patterns(wanted)

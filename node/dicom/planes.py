@@ -21,6 +21,8 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from node.core.text import clean
+
 Triple = tuple[float, float, float]
 Cosines = tuple[float, float, float, float, float, float]
 
@@ -91,7 +93,7 @@ _IN_GROUPS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "UnassignedSharedConvertedAttributesSequence": tuple((t, t) for t in TRAITS),
 }
 
-_MAX_FRAMES = 50_000
+MAX_FRAMES: Final = 10_000  # of one Instance; an empty item of eight bytes claims a frame
 _MAX_TEXT = 128
 _MAX_MM = 1e6  # beyond a kilometre a position is no position
 _SMALLEST_MM, _LARGEST_MM = 1e-4, 1e3  # of a pixel
@@ -148,8 +150,8 @@ def planes_of(instance: Dataset) -> tuple[Plane, ...]:
     """The Planes of an Instance, from its header; no pixels are read, nothing is raised.
 
     One for a single-frame image, one per frame where functional groups describe them; one without
-    a place for an image that no volume is made of, or whose header lacks Rows; none for what is
-    no image.
+    a place for an image that no volume is made of, whose header lacks Rows, or of more than
+    MAX_FRAMES; none for what is no image.
     """
     whole = _shared_values(instance)
     pixels = whole["rows"] is not None or _value(instance, "FloatPixelData") is not None
@@ -157,6 +159,8 @@ def planes_of(instance: Dataset) -> tuple[Plane, ...]:
         return ()
     items = _items(instance, "PerFrameFunctionalGroupsSequence")
     if whole["sop_class_uid"] in ENHANCED_SOP_CLASSES and items:
+        if len(items) > MAX_FRAMES:
+            return (Plane(**whole, frame=len(items)),)
         return tuple(_frames(instance, items, whole))
     if whole["sop_class_uid"] in CLASSIC_SOP_CLASSES and _frame_count(instance) == 1:
         return (Plane(**whole, **_classic_place(instance)),)
@@ -190,7 +194,7 @@ def _frames(instance: Dataset, items: Sequence[Dataset], whole: dict[str, Any]) 
     shared = next(iter(_items(instance, "SharedFunctionalGroupsSequence")), Dataset())
     common = {**(whole["traits"] or {}), **_group_traits(shared)}
     place = _group_place(shared)
-    for number, item in enumerate(items[:_MAX_FRAMES], start=1):
+    for number, item in enumerate(items, start=1):
         own = {key: value for key, value in _group_place(item).items() if value is not None}
         content = next(iter(_items(item, "FrameContentSequence")), Dataset())
         acquisition = _whole(content, "FrameAcquisitionNumber")
@@ -199,7 +203,7 @@ def _frames(instance: Dataset, items: Sequence[Dataset], whole: dict[str, Any]) 
         if acquisition is not None:
             values["acquisition_number"] = acquisition
         yield Plane(**values)
-    if _frame_count(instance) != len(items) or len(items) > _MAX_FRAMES:
+    if _frame_count(instance) != len(items):
         yield Plane(**{**whole, "frame": len(items) + 1})
 
 
@@ -255,7 +259,7 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return None
     try:
         parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-        return "\\".join(str(part).strip() for part in parts)[:_MAX_TEXT] or None
+        return clean("\\".join(str(part).strip(" \0") for part in parts)[:_MAX_TEXT]) or None
     except Exception:
         return None
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from node.dicom.planes import TRAITS, VOLUME_SOP_CLASSES, Plane
+from node.dicom.planes import MAX_FRAMES, TRAITS, VOLUME_SOP_CLASSES, Plane
 
 SAME_POSITION_MM: Final = 0.01
 SPACING_TOLERANCE: Final = 0.01  # of the spacing …
@@ -25,6 +25,7 @@ LARGEST_TILT_DEGREES: Final = 0.5
 
 _SAME_PIXEL_SPACING_MM = 1e-4
 _MAX_ORIENTATIONS = 100
+_MAX_PARTED = 10_000  # Planes; more at repeated positions are left together, and are refused
 _MAX_DEPTH = 4  # traits that split one after another: echo, phase, direction, complex component
 _NEARLY_PARALLEL = 0.05  # of a cosine
 _IN_PLANE_MM = 1.0  # stacks side by side lie further apart than this
@@ -137,6 +138,8 @@ def _candidate(group: _Group, telling: Sequence[str]) -> Candidate:
 def _nowhere(planes: Sequence[Plane]) -> str | None:
     """Which Plane of one orientation lacks what a place needs, and what."""
     for plane in planes:
+        if (plane.frame or 0) > MAX_FRAMES:
+            return f"{plane} is one of more than the {MAX_FRAMES} frames that are read"
         if not (plane.position and plane.orientation and plane.pixel_spacing):
             break
         if not (plane.rows and plane.columns):
@@ -238,7 +241,9 @@ def _words(plane: Plane) -> dict[str, str]:
 
 def _distinct(group: _Group, depth: int = 0) -> list[_Group]:
     """The group itself where each position is there once; else its parts by telling traits."""
-    if depth >= _MAX_DEPTH or _nowhere(group.planes) or not _repeats(group.planes):
+    if depth >= _MAX_DEPTH or len(group.planes) > _MAX_PARTED:
+        return [group]
+    if _nowhere(group.planes) or not _repeats(group.planes):
         return [group]
     parts = min(_partitions(group), key=_badness, default=[group])
     if len(parts) < 2:

@@ -80,8 +80,8 @@ def add_all(
     """Records Instances; for each None where it is new, else what is held already.
 
     A Series that was closed opens again for a new Instance, and what it had started ends. One
-    whose file was deleted (see retention) is new. The same bytes again vouch for the Instance
-    with their Association; other bytes are noted beside it.
+    whose file was deleted (see retention) is new. One that comes again is vouched for by
+    its Association, too: that is about being whole; other bytes are noted beside it.
     """
     _know_associations(connection, received)
     by_series: dict[SeriesInstanceUID, list[StoredInstance]] = defaultdict(list)
@@ -121,10 +121,10 @@ def _add(
             connection.execute(insert(instance), [_instance_row(one) for one in inserted])
         for sop in replaced:
             _replace(connection, uid, sop, new[sop])
-    _vouch(connection, uid, again)
+    _vouch(connection, uid, [*again, *conflicting])
     if conflicting:
         _note_conflicts(connection, uid, conflicting)
-    _link(connection, uid, [*new.values(), *again])
+    _link(connection, uid, [*new.values(), *again, *conflicting])
     return answers
 
 
@@ -262,12 +262,20 @@ def _know_associations(connection: Connection, received: Sequence[StoredInstance
         if one.association is not None
     }
     if rows:
-        connection.execute(insert_or(association).on_conflict_do_nothing(), list(rows.values()))
+        new = insert_or(association)
+        told = {"calling_ae_title": new.excluded.calling_ae_title}
+        ended_before = association.c.calling_ae_title == ""  # see _keep_for_later
+        upsert = new.on_conflict_do_update(
+            index_elements=[association.c.id], set_=told, where=ended_before
+        )
+        connection.execute(upsert, list(rows.values()))
 
 
 def end_association(connection: Connection, end: AssociationEnd) -> None:
     """Notes how an Association ended, and lets what it brought be judged anew."""
     ids = _ending_ids(connection, end)
+    if not ids and end.association is not None:
+        _keep_for_later(connection, end.association, end)
     for one in ids:
         uids = list(
             connection.scalars(
@@ -279,6 +287,18 @@ def end_association(connection: Connection, end: AssociationEnd) -> None:
         _revise(connection, uids)
         if end.ending == RELEASED:
             _reopen_unproven(connection, uids)
+
+
+def _keep_for_later(connection: Connection, name: str, end: AssociationEnd) -> None:
+    """Its Instances may be safe on disk and not recorded yet: they find it ended."""
+    row = {
+        "id": name,
+        "calling_ae_title": "",
+        "began_at": end.ended_at,
+        "ended_at": end.ended_at,
+        "ending": end.ending,
+    }
+    connection.execute(insert_or(association).on_conflict_do_nothing(), row)
 
 
 def _ending_ids(connection: Connection, end: AssociationEnd) -> list[str]:
@@ -298,10 +318,14 @@ def _ending_ids(connection: Connection, end: AssociationEnd) -> list[str]:
 
 
 def lose_open_associations(connection: Connection, began_before: float, now: float) -> int:
-    """After a start: Associations of the process before can bring nothing more."""
+    """After a start: Associations of the process before can bring nothing more.
+
+    One that began in the future is of before, too: the clock was set back in between.
+    """
+    of_before = or_(association.c.began_at < began_before, association.c.began_at > now)
     lost = connection.scalars(
         update(association)
-        .where(association.c.ended_at.is_(None), association.c.began_at < began_before)
+        .where(association.c.ended_at.is_(None), of_before)
         .values(ending=LOST, ended_at=now)
         .returning(association.c.id)
     ).all()

@@ -1,6 +1,6 @@
 """Deliveries: what is due to which Peer, and what the Peer answered."""
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, or_, select, update
 
 from node.core.job import Delivery, Job, JobEvent, JobState
 from node.core.names import JobId
@@ -32,7 +32,11 @@ class DeliveryStore:
                 .where(
                     delivery.c.peer == peer,
                     _OPEN,
-                    delivery.c.not_before <= now,
+                    or_(
+                        delivery.c.attempts == 0,
+                        delivery.c.not_before <= now,
+                        delivery.c.tried_at > now,  # the clock was set back
+                    ),
                     job.c.state == JobState.SEGMENTED,
                 )
                 .order_by(delivery.c.not_before, delivery.c.id)

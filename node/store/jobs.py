@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, Engine, and_, select, update
+from sqlalchemy import Connection, Engine, and_, or_, select, update
 
 from node.core.errors import Fatal, StaleState
 from node.core.job import Delivery, Job, JobEvent, JobState, LoggedEvent
@@ -92,7 +92,8 @@ class JobStore:
             due = select_jobs(
                 connection,
                 job.c.state == JobState.QUEUED,
-                job.c.not_before <= now,
+                # Changed in the future: the clock was set back, and no pause is to be that long.
+                or_(job.c.attempts == 0, job.c.not_before <= now, job.c.updated_at > now),
                 job.c.id.not_in(leave_out),
                 oldest=True,
             )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from node.core.job import Job, JobState
 from node.core.names import JobId, SeriesInstanceUID
@@ -39,7 +39,8 @@ def insert_job(
     known = select(job.c.id).where(
         job.c.model == order.model, job.c.input_fingerprint == order.input_fingerprint
     )
-    if connection.scalar(known) is not None:
+    if (same := connection.scalar(known)) is not None:
+        _judged_anew(connection, same, order)
         return None
     state = JobState.QUEUED if refusal is None else JobState.REJECTED
     job_id = connection.execute(
@@ -92,3 +93,13 @@ def _predecessor(connection: Connection, order: JobOrder) -> JobId | None:
         if one.model == order.model and wanted.issuperset(one.series_instance_uids)
     ]
     return max(earlier, default=None)
+
+
+def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
+    """Its Series was opened and judged again: what the Job makes from now on says how it is now."""
+    has_result = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)
+    connection.execute(
+        update(job)
+        .where(job.c.id == job_id, job.c.state.not_in(has_result))
+        .values(verdict=order.verdict)
+    )

@@ -122,7 +122,7 @@ class SeriesStore:
                     series.c.series_instance_uid == uid, series.c.closed_at.is_(None)
                 )
             ).one_or_none()
-            if row is not None:
+            if row is not None and not _is_said_again(row.counts.get(peer), answer):
                 counts = dict(row.counts) | {peer: dict(answer) | {"at": now}}
                 connection.execute(
                     update(series)
@@ -149,14 +149,10 @@ class SeriesStore:
 
     def open_series(self) -> list[OpenSeries]:
         """What must be known of each open Series to decide when to look at it."""
-        has_open_association = (
-            select(association.c.id)
-            .join(series_association, series_association.c.association == association.c.id)
-            .where(
-                series_association.c.series_instance_uid == series.c.series_instance_uid,
-                association.c.ended_at.is_(None),
-            )
-            .exists()
+        arriving = (
+            select(series_association.c.series_instance_uid)
+            .join(association, association.c.id == series_association.c.association)
+            .where(association.c.ended_at.is_(None))
         )
         with self._engine.connect() as connection:
             rows = connection.execute(
@@ -167,7 +163,7 @@ class SeriesStore:
                     series.c.revision,
                     series.c.instances,
                     series.c.last_received_at,
-                    has_open_association.label("is_arriving"),
+                    series.c.series_instance_uid.in_(arriving).label("is_arriving"),
                 ).where(series.c.closed_at.is_(None))
             ).mappings()
             return [OpenSeries(**row) for row in rows]
@@ -261,7 +257,15 @@ class SeriesStore:
                 connection.execute(
                     update(series)
                     .where(series.c.series_instance_uid == uid, series.c.closed_at.is_not(None))
-                    .values(closed_at=None, evidence=None, routing=None, verdict=None, counts={})
+                    .values(
+                        closed_at=None,
+                        evidence=None,
+                        routing=None,
+                        verdict=None,
+                        findings=[],
+                        counts={},
+                        revision=series.c.revision + 1,
+                    )
                 ).rowcount
                 == 1
             )
@@ -303,10 +307,11 @@ class SeriesStore:
         )
 
     def instances(self, uid: SeriesInstanceUID) -> list[StoredInstance]:
-        """The Instances of one Series in the order of their SOP Instance UIDs."""
+        """The Instances of one Series in the order of their SOP Instance UIDs, without planes."""
+        without_planes = [one for one in instance.columns if one is not instance.c.planes]
         with self._engine.connect() as connection:
             rows = connection.execute(
-                select(instance, series.c.study_instance_uid, series.c.modality)
+                select(*without_planes, series.c.study_instance_uid, series.c.modality)
                 .join(series, series.c.series_instance_uid == instance.c.series_instance_uid)
                 .where(instance.c.series_instance_uid == uid)
                 .order_by(instance.c.sop_instance_uid)
@@ -324,6 +329,11 @@ class SeriesStore:
                 .limit(limit)
             ).mappings()
             return [_series(row) for row in rows]
+
+
+def _is_said_again(before: Mapping[str, Any] | None, answer: Mapping[str, Any]) -> bool:
+    """E.g. by a Peer that is down: no reason to judge the Series anew."""
+    return before is not None and dict(before) | {"at": None} == dict(answer) | {"at": None}
 
 
 def _series(row: RowMapping) -> StoredSeries:

@@ -64,7 +64,10 @@ class WaitingStore:
         Each Series that comes for a channel begins the wait of its study anew.
         """
         by_name = {route.name: route for route in routes}
-        refused = []
+        refused: list[Job] = []
+        with self._engine.connect() as connection:
+            if not _over(connection, now):  # asked each second: nobody else is kept from writing
+                return refused
         with self._writing.begin() as connection:
             for study, name in _over(connection, now):
                 if (route := by_name.get(name)) is not None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,71 @@ def test_a_clock_that_is_set_forward_closes_nothing_early(
     monkeypatch.setattr(time, "time", lambda: wall() + 86_400.0)
     ward.step(0.2)
     assert ward.of(series).closed_at is None
+
+
+def test_text_that_no_database_takes_does_not_keep_a_series_from_closing(ward: Ward) -> None:
+    """UTF-7 writes half a surrogate pair, which pydicom hands on and SQLite refuses."""
+    series = _proven()
+    for one in series:
+        one.SpecificCharacterSet = "UTF_7"
+        one.add_new("SeriesDescription", "LO", b"+2AA-abc")
+        one.add_new("SequenceName", "SH", b"+2AA-abc\0")
+    arrivals.keep(ward.inbox, series)
+    ward.closing._routes = [replace(ROUTE, when={"SeriesDescription": "T1"})]
+    ward.step(0.7)
+    closed = ward.of(series)
+    assert closed.closed_at is not None
+    assert 'SeriesDescription is "?abc"' in str(closed.routing)
+
+
+def test_an_association_that_ended_before_its_only_instance_was_recorded_has_ended(
+    ward: Ward,
+) -> None:
+    series = _proven(slices=1)
+    association = arrivals.keep(ward.inbox, series)
+    (path,) = ward.inbox.incoming()
+    kept = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    ward.recording.step()  # the end is recorded, the Instance cannot be read
+    path.rmdir()
+    path.write_bytes(kept)
+    ward.recording._again.clear()
+    ward.recording.step()
+    (told,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert (told.id, told.ending, told.calling_ae_title) == (association, "released", "MODALITY")
+    assert not ward.series.open_series()[0].is_arriving
+
+
+def test_what_was_open_is_lost_after_a_start_with_the_clock_set_back(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, None)
+    ward.recording.step()
+    hour_ago = time.time() - 3600
+    assert ward.series.lose_open_associations(hour_ago, hour_ago + 1) == 1
+
+
+def test_a_series_whose_files_were_deleted_by_hand_is_closed_and_says_so(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.recording.step()
+    uid = ward.of(series).series_instance_uid
+    for path in ward.inbox.folder(uid).iterdir():
+        path.unlink()
+    ward.step(0.7)
+    assert ward.jobs_of(series) == []
+    assert "the files of 20 of its 20 instances are gone" in str(ward.of(series).routing)
+    assert f"segnode jobs rerun {uid}" in str(ward.of(series).routing)
+
+
+def test_other_bytes_over_a_released_association_vouch_for_an_aborted_one(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series, "aborted")
+    ward.step()
+    for one in series:
+        one.PatientComments = "sent anew"
+    arrivals.keep(ward.inbox, series, "released")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.series.conflicts(ward.of(series).series_instance_uid)) == 20
+    assert len(ward.series.associations(ward.of(series).series_instance_uid)) == 2

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -15,12 +16,14 @@ from node.core.errors import ConfigError, StaleState
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import result_uids
+from node.core.verdict import Verdict
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock, running_node
 from node.store.orders import JobOrder
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
+from node.store.waiting import WaitingStore
 
 UID = SeriesInstanceUID("1.2.3")
 NOW = 1000.0
@@ -277,3 +280,66 @@ def test_a_peer_that_answers_gets_at_once_what_waits_for_it(engine: sqlalchemy.E
     assert once_more is not None
     assert deliveries.delivered(once_more[1], "stored", NOW + 2) is None
     assert deliveries.take("b", NOW + 2) is not None
+
+
+def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
+    engine: sqlalchemy.Engine,
+) -> None:
+    jobs, deliveries, earlier = JobStore(engine), DeliveryStore(engine), NOW - 3600
+    job = _queued(engine)
+    taken = jobs.take_queued(earlier)
+    assert taken is not None
+    jobs.retry(taken, NOW + 60, "no memory", NOW)
+    assert jobs.take_queued(NOW) is None
+    assert jobs.take_queued(earlier) is not None
+    jobs.retry(taken, earlier + 60, "no memory", earlier)
+    assert jobs.take_queued(earlier) is None
+    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    first = deliveries.take("pacs", earlier)
+    assert first is not None
+    deliveries.retry(first[1], earlier + 60, "refused", earlier)
+    assert deliveries.take("pacs", earlier) is None
+    assert deliveries.take("pacs", earlier - 3600) is not None
+
+
+def test_a_series_that_is_opened_again_is_judged_from_nothing(engine: sqlalchemy.Engine) -> None:
+    series = SeriesStore(engine)
+    series.add(_instance(1), NOW)
+    seen = _seen(engine)
+    first, second = (
+        replace(_order(), verdict=Verdict.UNPROVEN),
+        replace(_order(), verdict=Verdict.PROVEN),
+    )
+    finding = {"evidence": "numbers", "holds": False, "words": "", "missing": []}
+    (job,) = series.close(seen, "quiet", "routed", [first], NOW, findings=[finding]) or []
+    assert series.reopen(UID, NOW)
+    assert list(_seen(engine).findings) == []
+    assert series.close(seen, "quiet", "routed", [second], NOW) is None  # seen before it reopened
+    assert series.close(_seen(engine), "quiet", "routed", [second], NOW) == []
+    again = JobStore(engine).get(job.id)
+    assert again is not None
+    assert again.verdict is Verdict.PROVEN
+
+
+def test_a_peer_that_says_the_same_again_lets_nothing_be_judged_anew(
+    engine: sqlalchemy.Engine,
+) -> None:
+    series = SeriesStore(engine)
+    series.add(_instance(1), NOW)
+    series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW)
+    seen = _seen(engine)
+    series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW + 60)
+    assert _seen(engine) == seen
+    series.add_count(UID, "pacs", {"instances": 1, "error": None}, NOW + 61)
+    assert _seen(engine).revision > seen.revision
+
+
+def test_where_nothing_waits_too_long_nobody_is_kept_from_writing(
+    engine: sqlalchemy.Engine, tmp_path: Path
+) -> None:
+    writer = sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    assert WaitingStore(engine).refuse_due([], NOW) == []
+    assert time.monotonic() - began < database.BUSY_TIMEOUT_MS / 2000
+    writer.close()

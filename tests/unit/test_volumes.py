@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from pydicom import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
 
 from node.core.uids import derive_uid
-from node.dicom.planes import Plane, plane_from, plane_values, planes_of
+from node.dicom.planes import MAX_FRAMES, Plane, plane_from, plane_values, planes_of
 from node.dicom.volumes import Candidate, Fault, split
-from tests.series_factory import CORONAL, SAGITTAL, make_series
+from tests.series_factory import CORONAL, SAGITTAL, make_enhanced, make_series
 
 Change = Callable[[Dataset], object]
 
@@ -243,8 +244,33 @@ def test_thousands_of_candidates_end() -> None:
         plane_from(
             {**values, "position": (0.0, 0.0, float(i % 2)), "traits": {"EchoTime": str(i // 2)}}
         )
-        for i in range(20_000)
+        for i in range(10_000)
     ]
     began = time.process_time()
-    assert len(split(pairs)) == 10_000
+    assert len(split(pairs)) == 5_000
     assert time.process_time() - began < 20.0
+
+
+def test_an_object_that_claims_endless_frames_gets_one_plane_that_says_so() -> None:
+    one = make_enhanced(make_series(slices=3))
+    one.PerFrameFunctionalGroupsSequence = [Dataset()] * (MAX_FRAMES + 1)
+    one.NumberOfFrames = MAX_FRAMES + 1
+    planes = planes_of(one)
+    assert [plane.position for plane in planes] == [None]
+    (candidate,) = split(planes)
+    assert f"more than the {MAX_FRAMES} frames that are read" in str(candidate.fault)
+
+
+def _two_echoes(slices: int) -> list[Plane]:
+    (first,) = planes_of(make_series()[0])
+    return [
+        replace(first, position=(0.0, 0.0, float(z)), traits={"EchoTime": echo})
+        for z in range(slices)
+        for echo in ("10", "80")
+    ]
+
+
+def test_endlessly_many_planes_at_repeated_places_are_not_taken_apart() -> None:
+    assert len(split(_two_echoes(1000))) == 2
+    (left,) = split(_two_echoes(5001))
+    assert left.kind is Fault.REPEATED
