@@ -160,6 +160,14 @@ def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: War
     assert association.ending == "lost"
 
 
+def test_a_series_of_which_an_instance_was_refused_is_not_segmented(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series, "incomplete")
+    ward.step(0.7)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.jobs_of(series) == []
+
+
 def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_helps(
     ward: Ward,
 ) -> None:
