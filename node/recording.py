@@ -1,10 +1,11 @@
 """Recording: what lies in incoming/ gets its row and its place, many files at a time."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from node.dicom.closing import INCOMPLETE, RELEASED
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingEnd, IncomingInstance, association_of
 from node.dicom.planes import plane_values
@@ -60,7 +61,21 @@ def opened(incoming: Sequence[Path], inbox: Inbox, read: Mapper) -> list[Opened]
         except OSError as error:  # this file; the others may be well
             return Opened(path, error=str(error))
 
-    return list(read(one, incoming))
+    return _with_what_is_aside(list(read(one, incoming)), inbox)
+
+
+def _with_what_is_aside(found: list[Opened], inbox: Inbox) -> list[Opened]:
+    """A release vouches for nothing where an acknowledged Instance is in no Series."""
+    aside = {association_of(one.path) for one in found if one.aside is not None}
+    return [
+        replace(one, end=replace(one.end, ending=INCOMPLETE))
+        if one.end is not None
+        and one.end.ending == RELEASED
+        and one.end.association is not None
+        and (one.end.association in aside or inbox.has_aside(one.end.association))
+        else one
+        for one in found
+    ]
 
 
 def placed(one: Opened, held: Held | None, inbox: Inbox) -> Recorded:

@@ -15,6 +15,7 @@ from node.dicom.planes import VOLUME_SOP_CLASSES, Plane
 from node.dicom.volumes import Candidate, Fault, split
 
 RELEASED: Final = "released"
+INCOMPLETE: Final = "incomplete"  # released, but something that was sent over it is not here
 OPEN: Final = "open"
 UNREAD: Final = "unread"  # something of it is safe on disk and cannot be read yet
 
@@ -136,7 +137,7 @@ def judge(facts: Facts, times: Times) -> Judgement:
     planes = [plane for one in facts.instances for plane in one.planes]
     whole = [
         *([_geometry(planes), _numbers(facts.instances, agreed)] if planes else [_no_images()]),
-        _associations(facts.instances),
+        _associations(facts.instances, agreed),
     ]
     more = [one for one in counting if one.holds is False]
     verdict = _verdict(whole, agreed, bool(more))
@@ -259,6 +260,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 _ENDINGS: Final[Mapping[str | None, str]] = {
     RELEASED: "released",
+    INCOMPLETE: "incomplete (released, but not all that was sent over it could be kept)",
     "aborted": "aborted",
     "lost": "cut off",
     OPEN: "still open",
@@ -267,10 +269,14 @@ _ENDINGS: Final[Mapping[str | None, str]] = {
 }
 
 
-def _associations(instances: Sequence[Instance]) -> Finding:
+def _associations(instances: Sequence[Instance], agreed: bool) -> Finding:
+    """What was refused may be of this Series or of another; a count that agrees says: another."""
     endings = Counter(one.ending for one in instances)
     if set(endings) <= {RELEASED}:
         return Finding("associations", True, "released by the sender")
+    if agreed and set(endings) <= {RELEASED, INCOMPLETE}:
+        words = "released by the sender; what was not kept is of another series, as a count agrees"
+        return Finding("associations", True, words)
     told = [
         f"{count} of {len(instances)} came over an association that is "
         f"{_ENDINGS.get(ending, ending)}"

@@ -75,6 +75,10 @@ class Inbox:
         """Where the receiver writes."""
         return self._incoming
 
+    def has_aside(self, association: str) -> bool:
+        """Whether something that this Association brought could not be kept in a Series."""
+        return any(association_of(path) == association for path in self._aside.glob("*.dcm"))
+
     def aside_count(self) -> int:
         """How many data sets were set aside."""
         return sum(1 for _ in self._aside.glob("*.dcm"))

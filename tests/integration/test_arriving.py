@@ -161,6 +161,32 @@ def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: War
     assert association.ending == "lost"
 
 
+def test_a_series_of_which_an_instance_was_refused_is_not_segmented(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series, "incomplete")
+    ward.step(0.7)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.jobs_of(series) == []
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_instance_that_cannot_be_read_again_leaves_its_association_incomplete(
+    ward: Ward, together: bool
+) -> None:
+    series = make_series(slices=21)
+    association = arrivals.keep(ward.inbox, series, None)
+    last = ward.inbox.arrived()[-1]
+    last.write_bytes(last.read_bytes()[:200])
+    if not together:
+        ward.recording.step()
+    arrivals.end(ward.inbox.incoming_folder, association, "released")
+    ward.step(0.7)
+    assert [
+        one.ending for one in ward.series.associations(ward.of(series).series_instance_uid)
+    ] == ["incomplete"]
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+
+
 def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_helps(
     ward: Ward,
 ) -> None:

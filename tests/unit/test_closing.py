@@ -125,6 +125,15 @@ def test_an_odd_instance_number_is_no_evidence_and_takes_no_time(number: int | N
     assert judge(_facts(series), TIMES).verdict is Verdict.UNPROVEN
 
 
+def test_an_incomplete_association_proves_nothing_unless_a_count_agrees() -> None:
+    incomplete = _facts(make_series(), ending="incomplete")
+    judgement = judge(incomplete, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "incomplete (released, but not all" in judgement.lacks
+    counted = _facts(_counted(make_series(), 20), ending="incomplete")
+    assert judge(counted, TIMES).verdict is Verdict.PROVEN
+
+
 @pytest.mark.parametrize("ending", ["aborted", "lost", "open", "unread", None])
 def test_one_instance_whose_association_was_not_released_is_enough(ending: str | None) -> None:
     facts = _facts(_counted(make_series(), 20))

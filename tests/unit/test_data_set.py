@@ -153,6 +153,36 @@ def test_fragments_of_pixel_data_must_be_whole_and_delimited(tmp_path: Path) -> 
         assert _ours(raw[:-missing], JPEG2000Lossless, tmp_path / "x") is None
 
 
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_uid_that_two_readers_would_read_in_two_ways_is_refused(
+    tmp_path: Path, behind: bool
+) -> None:
+    instance = make_series(slices=1)[0]
+    if behind:
+        del instance.SeriesInstanceUID
+    raw = _encoded(instance, ExplicitVRLittleEndian)
+    again = struct.pack("<HH2sH", 0x0020, 0x000E, b"UI", 6) + b"1.2.66"
+    assert _ours(raw + again, ExplicitVRLittleEndian, tmp_path / "x") is None
+
+
+@pytest.mark.parametrize("vr", [b"UA", b"TI", b"U\0", b"U\xff", b"LO"])
+@pytest.mark.parametrize("tag", [(0x0020, 0x000E), (0x0008, 0x0018)])
+def test_a_uid_with_another_vr_is_refused(tmp_path: Path, vr: bytes, tag: tuple[int, int]) -> None:
+    raw = _encoded(make_series(slices=1)[0], ExplicitVRLittleEndian)
+    head = struct.pack("<HH2s", *tag, b"UI")
+    assert raw.count(head) == 1
+    spoilt = raw.replace(head, struct.pack("<HH2s", *tag, vr))
+    assert _ours(spoilt, ExplicitVRLittleEndian, tmp_path / "x") is None
+
+
+@pytest.mark.parametrize("text", [b"CS\x0a\0ISO_IR\x00100", b"LO\x0a\0ISO_IR 100"])
+def test_a_character_set_that_is_no_text_is_refused(tmp_path: Path, text: bytes) -> None:
+    raw = _encoded(make_series(slices=1)[0], ExplicitVRLittleEndian)
+    odd = struct.pack("<HH", 0x0008, 0x0005) + text
+    raw = raw[raw.index(struct.pack("<HH", 0x0008, 0x0016)) :]
+    assert _ours(odd + raw, ExplicitVRLittleEndian, tmp_path / "x") is None
+
+
 def test_a_million_empty_items_and_endless_depth_end_soon(tmp_path: Path) -> None:
     head = _encoded(make_series(slices=1)[0], ExplicitVRLittleEndian)
     sequence = struct.pack("<HH2sHL", 0x9999, 0x1001, b"SQ", 0, 0xFFFFFFFF)

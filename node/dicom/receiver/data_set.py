@@ -7,6 +7,8 @@ VR under an explicit transfer syntax, unknown VRs) are walked as pydicom does.
 
 import os
 import struct
+import threading
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +19,18 @@ _WINDOW: Final = 64 * 1024
 _MOST_STEPS: Final = 2_000_000  # elements, items and fragments: 10 s of this machine's time
 _MOST_DEPTH: Final = 64
 
+# A long walk keeps the other Associations waiting (they share an interpreter): one at a time goes
+# on beyond so many steps, and rests after each stretch.
+_SHORT_WALK: Final = 20_000
+_STRETCH: Final = 500  # steps: less than 1 ms
+_REST_SECONDS: Final = 0.001
+_long_walk: Final = threading.Lock()
+
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXEL_DATA: Final = frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
+_CHARACTER_SET: Final = 0x00080005
 SOP_CLASS: Final = 0x00080016
 SOP_INSTANCE: Final = 0x00080018
 STUDY: Final = 0x0020000D
@@ -62,7 +72,10 @@ def identity(descriptor: int, begin: int, end: int, transfer_syntax_uid: str) ->
     """Walks the data set in a file from `begin` to `end`. Raises NotWhole, OSError."""
     walk = _Walk(_Window(descriptor, end), end, big=transfer_syntax_uid == EXPLICIT_BIG)
     explicit = transfer_syntax_uid != IMPLICIT_LITTLE
-    walk.top(begin, walk.looks_explicit(begin, explicit))
+    try:
+        walk.top(begin, walk.looks_explicit(begin, explicit))
+    finally:
+        walk.over()
     texts = [_text(walk.found.get(tag, b"")) for tag in NAMES]
     return Identity(*texts)
 
@@ -89,7 +102,7 @@ class _Window:
 
 
 class _Walk:
-    """One walk. Offsets are of the file; `found`: the values of the first UIDs at the top."""
+    """One walk. Offsets are of the file; `found`: the UIDs at the top, before Pixel Data."""
 
     def __init__(self, window: _Window, end: int, *, big: bool) -> None:
         order = ">" if big else "<"
@@ -98,6 +111,8 @@ class _Walk:
         self._tag_vr_length = struct.Struct(f"{order}HH2sH")
         self._length = struct.Struct(f"{order}L")
         self._steps = 0
+        self._rest_at = _SHORT_WALK
+        self._is_alone = self._pixels_begun = False
         self.found: dict[int, bytes] = {}
 
     def looks_explicit(self, offset: int, expected: bool) -> bool:
@@ -124,12 +139,27 @@ class _Walk:
                 continue
             if value + length > end:
                 raise NotWhole(f"{_name(tag)} ends after {end - value} of {length} bytes")
-            if depth == 0 and tag in NAMES:
-                self.found[tag] = self._window.read(value, min(length, _LONGEST_UID))
-            elif vr == b"SQ" and length:
-                self._items(value, value + length, explicit, depth + 1)
-            offset = value + length
+            if depth == 0:
+                self._note(tag, vr, value, length)
+            offset = value + length  # also of a sequence: what is in it cannot reach beyond it
         return offset
+
+    def _note(self, tag: int, vr: bytes | None, value: int, length: int) -> None:
+        """Refuses at the top what two readers could read in two ways."""
+        if tag in NAMES:
+            if self._pixels_begun:
+                raise NotWhole(f"{NAMES[tag]} stands behind Pixel Data")
+            if tag in self.found:
+                raise NotWhole(f"{NAMES[tag]} stands there twice")
+            if vr not in (b"UI", b"UN", None):
+                raise NotWhole(f"{NAMES[tag]} has the VR {vr!r}")
+            self.found[tag] = self._window.read(value, min(length, _LONGEST_UID))
+        elif tag == _CHARACTER_SET:
+            names = self._window.read(value, min(length, _LONGEST_UID)).rstrip(b"\0 ")
+            if vr not in (b"CS", b"UN", None) or b"\0" in names:
+                raise NotWhole("SpecificCharacterSet is not a text")
+        elif tag in _PIXEL_DATA:
+            self._pixels_begun = True
 
     def _header(self, offset: int, end: int, explicit: bool) -> tuple[int, bytes | None, int, int]:
         """Tag, VR (None if implicit), length, and where the value begins (PS3.5 7.1)."""
@@ -147,6 +177,8 @@ class _Walk:
                 (length,) = self._length.unpack_from(head, 8)
                 return group << 16 | element, vr, length, offset + 12
             if b"AA" <= vr <= b"ZZ":  # not a VR; as pydicom reads it
+                if not (vr.isalpha() and vr.isupper()):
+                    raise NotWhole(f"an element at byte {offset} has the VR {vr!r}")
                 return group << 16 | element, vr, length, offset + 8
         group, element, length = self._tag_and_length.unpack_from(head)
         return group << 16 | element, None, length, offset + 8
@@ -155,6 +187,8 @@ class _Walk:
         self, tag: int, vr: bytes | None, value: int, end: int, explicit: bool, depth: int
     ) -> int:
         """An element of undefined length: Pixel Data in fragments, or a sequence."""
+        if depth == 0:
+            self._note(tag, vr, value, 0)
         if tag in _PIXEL_DATA or vr in (b"OB", b"OW"):
             return self._fragments(value, end)
         if vr == b"UN":  # PS3.5 6.2.2 note 4: implicit within
@@ -219,6 +253,21 @@ class _Walk:
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise NotWhole(f"more than {_MOST_STEPS} elements and items up to byte {offset}")
+        if self._steps >= self._rest_at:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._rest_at == _SHORT_WALK:
+            _long_walk.acquire()  # for as long as the steps of those before last
+            self._is_alone = True
+        self._rest_at += _STRETCH
+        time.sleep(_REST_SECONDS)
+
+    def over(self) -> None:
+        """Lets the next long walk go on."""
+        if self._is_alone:
+            self._is_alone = False
+            _long_walk.release()
 
 
 def _name(tag: int) -> str:

@@ -60,6 +60,8 @@ class Messages:
         self._peer, self._spool, self._reports, self._sender = peer, spool, reports, sender
         self._numbers = itertools.count()
         self.stored = 0  # acknowledged Instances
+        self.refused = 0
+        self._is_cut_off = False
         self._command = bytearray()
         self._context_id: int | None = None  # of the message at hand
         self._store: _Store | None = None
@@ -85,9 +87,18 @@ class Messages:
 
     def end(self) -> None:
         """The Association is over: what is not whole was not acknowledged."""
+        self._is_cut_off = self._is_amid_a_message()
         if self._store is not None:
             self._store.drop()
             self._store = None
+
+    @property
+    def are_all_kept(self) -> bool:
+        """Whether every Instance that the peer began to send is safe."""
+        return self.refused == 0 and not self._is_cut_off and not self._is_amid_a_message()
+
+    def _is_amid_a_message(self) -> bool:
+        return self._store is not None or bool(self._command)
 
     def _require_in_order(self, pdv: PDV) -> None:
         """Fragments of one message come in order, and of one message at a time (PS3.8 E.2)."""
@@ -138,9 +149,12 @@ class Messages:
         store, context_id = self._store, self._context_id
         self._store = self._context_id = None
         status, comment = store.finish()
-        self._peer.answer(context_id, store_response(store.request, status, comment))
         if status == SUCCESS:
             self.stored += 1
+        else:
+            self.refused += 1
+        self._peer.answer(context_id, store_response(store.request, status, comment))
+        if status == SUCCESS:
             self._reports.wake()
 
 

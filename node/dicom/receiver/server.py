@@ -164,7 +164,7 @@ class ReceivingAssociation(Association):
 
     def _ending(self) -> Ending:
         if self.is_released:
-            return "released"
+            return "released" if self.layer.messages.are_all_kept else "incomplete"
         ours = self.layer.cause is None and self._sent_abort
         return "aborted" if ours or self.layer.cause == "aborted" else "lost"
 

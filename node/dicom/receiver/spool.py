@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Ending = Literal["released", "aborted", "lost"]
+# incomplete: released, but something that was sent over it is not here
+Ending = Literal["released", "incomplete", "aborted", "lost"]
 
 
 @dataclass(frozen=True)
