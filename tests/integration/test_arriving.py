@@ -319,3 +319,16 @@ def test_a_clock_that_is_set_forward_closes_nothing_early(
     monkeypatch.setattr(time, "time", lambda: wall() + 86_400.0)
     ward.step(0.2)
     assert ward.of(series).closed_at is None
+
+
+def test_what_came_between_two_looks_is_not_judged_by_the_silence_before_it(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series[:10])
+    ward.recording.step()
+    ward.closing.step()
+    (watched,) = ward.closing._watched.values()
+    time.sleep(0.3)
+    arrivals.keep(ward.inbox, series[10:15])
+    ward.recording.step()
+    ward.closing._look(watched)
+    assert ward.of(series).closed_at is None
