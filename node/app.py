@@ -24,7 +24,7 @@ from node.dicom.scu import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
-from node.lanes.close import CloseLane
+from node.lanes.close import CloseLane, longest
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane
 from node.lanes.lane import Lane
@@ -137,7 +137,8 @@ class Node:
             header_counts=config.closing.images_in_acquisition,
         )
         counting = [
-            CountLane(series, peer, our_title, times_of(config), closing.wake) for peer in asked
+            CountLane(series, peer, our_title, longest(routes, times_of(config)), closing.wake)
+            for peer in asked
         ]
         waiting = WaitingStore(store)
         several = [channel_route(route, models) for route in routes if route.channels]
@@ -257,7 +258,12 @@ def periods_of(config: Config) -> Periods:
 def times_of(config: Config) -> Times:
     """How long Series wait that no Route sets times for."""
     section = config.closing
-    return Times(section.settle_seconds, section.quiet_seconds, section.last_limit_seconds)
+    return Times(
+        section.settle_seconds,
+        section.quiet_seconds,
+        section.last_limit_seconds,
+        answer_seconds=section.answer_seconds,
+    )
 
 
 def peers_of(config: Config) -> Mapping[str, Peer]:

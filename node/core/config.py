@@ -84,6 +84,7 @@ class ClosingSection(Section):
     settle_seconds: float = Field(3.0, gt=0)
     quiet_seconds: float = Field(10.0, gt=0)
     last_limit_seconds: float = Field(3600.0, gt=0)
+    answer_seconds: float = Field(120.0, gt=0)
     images_in_acquisition: bool = True
 
 

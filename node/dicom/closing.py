@@ -7,7 +7,7 @@ limit while somebody counts more Instances than are here. See docs/decisions/000
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from node.core.verdict import Verdict
@@ -22,6 +22,7 @@ UNREAD: Final = "unread"  # something of it is safe on disk and cannot be read y
 # A Peer that is itself still receiving what it forwards is never far ahead of us.
 AHEAD: Final = 10
 
+_REST_SECONDS: Final = 1.0  # for the answer to a question that is put after the settling time
 _NOT_WHOLE: Final = frozenset((Fault.UNEVEN, Fault.REPEATED, Fault.NO_PLACE))
 _MOST_NAMED = 20
 _MOST_GAPS = 100_000  # hostile numbers would make a list of billions
@@ -29,12 +30,21 @@ _MOST_GAPS = 100_000  # hostile numbers would make a list of billions
 
 @dataclass(frozen=True)
 class Times:
-    """How long a Series waits after its last Instance, s. least: what its Routes accept."""
+    """How long a Series waits after its last Instance, s. least: what its Routes accept.
+
+    answer_seconds: for a Peer that is asked for its count and has not answered.
+    """
 
     settle_seconds: float = 3.0
     quiet_seconds: float = 10.0
     last_limit_seconds: float = 3600.0
     least: Verdict = Verdict.CONSISTENT
+    answer_seconds: float = 120.0
+
+    @property
+    def settled(self) -> float:
+        """The settling time, which is never longer than the quiet period."""
+        return min(self.settle_seconds, self.quiet_seconds)
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,10 @@ class Count:
     """What a Peer answered by C-FIND. instances: that it holds of the Series, None: not asked yet.
 
     held: how many were here when it was asked. ahead: by how many it was ahead when it first gave
-    this number. stable_seconds: for how long it has given it. grew: it gave a lower one before.
-    missing: what it holds and we do not, in words. error: why the last question had no answer.
+    this number. stable_seconds: for how long it has given it; rested_seconds: with as many here.
+    grew: it gave a lower one before. compared: it holds the same SOP Instance UIDs as we do, beside
+    left_out others that belong in no volume. missing: what else it holds and we do not, in words.
+    error: why the last question had no answer.
     """
 
     peer: str
@@ -56,6 +68,13 @@ class Count:
     missing_count: int = 0
     error: str | None = None
     at: float = 0.0
+    rested_seconds: float = 0.0
+    left_out: int = 0
+    compared: bool = False
+
+    def is_of(self, held: int) -> bool:
+        """Whether it was answered since the last of these Instances came."""
+        return self.instances is not None and self.held == held and self.error is None
 
 
 @dataclass(frozen=True)
@@ -132,22 +151,43 @@ def count_from(values: Mapping[str, Any]) -> Count:
 
 def judge(facts: Facts, times: Times) -> Judgement:
     """The verdict on a Series as it is now, the evidence in words, and how long to wait."""
+    held = len(facts.instances)
+    settled = any(_agrees(one, held, times) for one in facts.counts)
     counting = _counting(facts, times)
     agreed = any(one.holds for one in counting)
-    planes = [plane for one in facts.instances for plane in one.planes]
-    whole = [
-        *([_geometry(planes), _numbers(facts.instances, agreed)] if planes else [_no_images()]),
-        _associations(facts.instances, agreed),
-    ]
     more = [one for one in counting if one.holds is False]
-    verdict = _verdict(whole, agreed, bool(more))
-    findings = [*whole, *counting]
-    wait = max(0.0, _due(verdict, facts, times, bool(more)) - facts.silent_seconds)
-    return Judgement(verdict, findings, wait, _refusal(more))
+    silent = [_silence(peer) for peer in _unanswered(facts)]
+    whole = _whole(facts, agreed, settled)
+    verdict = _verdict([*whole, *silent, *more], agreed)
+    due = _due(verdict, facts, times, bool(more))
+    wait = max(0.0, due - facts.silent_seconds)
+    return Judgement(verdict, [*whole, *counting, *silent], wait, _refusal(more))
 
 
-def _verdict(whole: Sequence[Finding], agreed: bool, more_exist: bool) -> Verdict:
-    if more_exist or any(one.holds is False for one in whole):
+def _whole(facts: Facts, agreed: bool, settled: bool) -> list[Finding]:
+    """(a) to (c). settled: a Peer holds the very Instances that are here, and rests."""
+    planes = [plane for one in facts.instances for plane in one.planes]
+    found = [_associations(facts.instances, agreed)]
+    if planes:
+        found = [_geometry(planes, agreed), _numbers(facts.instances), *found]
+    else:
+        found = [_no_images(), *found]
+    if not settled or _is_coming(facts.instances):
+        return found
+    return [_overruled(one) if one.holds is False else one for one in found]
+
+
+def _overruled(finding: Finding) -> Finding:
+    """What a settled count of the same Instances outweighs; geometry is assembly's to refuse."""
+    return replace(finding, holds=None, words=f"{finding.words}, and yet nothing more exists")
+
+
+def _is_coming(instances: Sequence[Instance]) -> bool:
+    return any(one.ending in (OPEN, UNREAD) for one in instances)
+
+
+def _verdict(findings: Sequence[Finding], agreed: bool) -> Verdict:
+    if any(one.holds is False for one in findings):
         return Verdict.UNPROVEN
     return Verdict.PROVEN if agreed else Verdict.CONSISTENT
 
@@ -156,20 +196,65 @@ def _due(verdict: Verdict, facts: Facts, times: Times, more_exist: bool) -> floa
     """How many silent seconds close it."""
     if more_exist:
         return max(times.last_limit_seconds, times.quiet_seconds)
+    if _unanswered(facts):
+        return max(times.answer_seconds, times.quiet_seconds)
+    if _cannot_be_asked(facts):
+        return times.quiet_seconds
     if verdict is Verdict.PROVEN:
         return 0.0
-    better_may_come = not verdict.is_at_least(times.least) or _unanswered(facts)
-    if verdict is Verdict.CONSISTENT and not better_may_come:
-        return min(times.settle_seconds, times.quiet_seconds)
-    return times.quiet_seconds
+    if _stands_alone(facts) and facts.silent_seconds < times.settled:
+        return times.settled
+    if not verdict.is_at_least(times.least):
+        return times.quiet_seconds + (_longest_rest(times) if _may_agree(facts, times) else 0.0)
+    if verdict is Verdict.UNPROVEN:
+        return times.quiet_seconds
+    return times.settled + (_REST_SECONDS if _agrees_soon(facts, times) else 0.0)
 
 
-def _unanswered(facts: Facts) -> bool:
-    """Whether a Peer that is asked has not answered since the last Instance came."""
+def _longest_rest(times: Times) -> float:
+    """For how long a Peer that counts as many may be waited for: it is asked again meanwhile."""
+    return max(times.answer_seconds, times.quiet_seconds)
+
+
+def _may_agree(facts: Facts, times: Times) -> bool:
+    """Whether a Peer counts what is here and has not done so for long enough."""
     held = len(facts.instances)
-    answered = {one.peer for one in facts.counts if one.held == held and one.error is None}
-    has_images = any(one.planes for one in facts.instances)
-    return has_images and any(peer not in answered for peer in facts.asks)
+    return not _is_coming(facts.instances) and any(
+        one.is_of(held) and _wanted(one) == held and not _agrees(one, held, times)
+        for one in facts.counts
+    )
+
+
+def _agrees_soon(facts: Facts, times: Times) -> bool:
+    """Whether nothing but the settling time keeps a Peer's count from agreeing."""
+    held = len(facts.instances)
+    rested = {"rested_seconds": times.settled, "compared": True}
+    return any(
+        _agrees(replace(one, **rested), held, times)  # type: ignore[arg-type]
+        and not _agrees(one, held, times)
+        for one in facts.counts
+        if one.rested_seconds < times.settled
+    )
+
+
+def _unanswered(facts: Facts) -> list[str]:
+    """Peers that are asked and have not answered since the last Instance came."""
+    if not any(one.planes for one in facts.instances):
+        return []
+    held, unable = len(facts.instances), _cannot_be_asked(facts)
+    answered = {one.peer for one in facts.counts if one.is_of(held)}
+    return [peer for peer in facts.asks if peer not in answered and peer not in unable]
+
+
+def _cannot_be_asked(facts: Facts) -> set[str]:
+    """Peers that have answered nothing about this Series, and said or showed why."""
+    unable = {one.peer for one in facts.counts if one.instances is None and one.error}
+    return unable & set(facts.asks) if any(one.planes for one in facts.instances) else set()
+
+
+def _silence(peer: str) -> Finding:
+    words = f"{peer} has not said how many exist since the last came"
+    return Finding(f"answer of {peer}", False, words)
 
 
 def _refusal(more: Sequence[Finding]) -> str | None:
@@ -183,9 +268,13 @@ def _refusal(more: Sequence[Finding]) -> str | None:
 # --- (a) geometry
 
 
-def _geometry(planes: Sequence[Plane]) -> Finding:
+def _geometry(planes: Sequence[Plane], agreed: bool) -> Finding:
+    """One spacing in each stack. Where a count agrees, another spacing is how it was taken."""
     candidates = split(planes)
     faulty = [one for one in candidates if _is_faulty(one)]
+    if faulty and agreed and all(one.kind is Fault.UNEVEN for one in faulty):
+        words = "; ".join(_faulty_in_words(one) for one in faulty[:3])
+        return Finding("geometry", None, f"{words}, and yet a count agrees")
     if faulty:
         return Finding("geometry", False, "; ".join(_faulty_in_words(one) for one in faulty[:3]))
     stacks = [one for one in candidates if one.kind is not Fault.NO_VOLUME]
@@ -213,8 +302,8 @@ def _no_images() -> Finding:
 # --- (b) InstanceNumber
 
 
-def _numbers(instances: Sequence[Instance], agreed: bool) -> Finding:
-    """Without gaps, from 1 (or 0), each equally often; a count that agrees may say where it starts.
+def _numbers(instances: Sequence[Instance]) -> Finding:
+    """Without gaps, from 1 (or 0), each equally often.
 
     Other objects than images fill gaps and are not asked for their number.
     """
@@ -237,9 +326,10 @@ def _numbers(instances: Sequence[Instance], agreed: bool) -> Finding:
         fewer = ranges(n for n, times in often.items() if times < most)
         words = f"InstanceNumber {fewer} less often than the others, which are here {most} times"
         return Finding("numbers", False, words)
-    if first > 1 and not agreed:
-        words = f"InstanceNumber begins with {first}, and no count says that nothing is before it"
-        return Finding("numbers", False, words)
+    if first > 1:
+        return Finding("numbers", False, f"InstanceNumber begins with {first}")
+    if len(often) == 1 < len(images) and all(one.parts is None for one in images):
+        return Finding("numbers", False, f"all {len(images)} have InstanceNumber {first}")
     return Finding("numbers", True, f"InstanceNumber {ranges(often)} without a gap")
 
 
@@ -295,7 +385,8 @@ def _counting(facts: Facts, times: Times) -> list[Finding]:
     if images and facts.header_counts:
         found.append(_images_in_acquisition([p for one in images for p in one.planes]))
     if images:
-        found += [_concatenation(images), _one_object(facts.instances)]
+        settled = facts.silent_seconds >= times.settled
+        found += [_concatenation(images, settled), _one_object(facts.instances, settled)]
     return [one for one in found if one is not None]
 
 
@@ -305,17 +396,37 @@ def _peer_count(count: Count, held: int, times: Times) -> Finding | None:
     if count.instances is None:
         return Finding(name, None, f"{count.peer}: {count.error}") if count.error else None
     here = f"{count.peer} counts {count.instances} and {held} are here"
-    if count.instances > held:
+    if count.left_out:
+        here += f", {count.left_out} of them no slices of a volume"
+    if _wanted(count) > held or (count.missing_count and count.is_of(held)):
         return Finding(name, False, here, count.missing)
-    if count.instances < held:
-        return Finding(name, None, here + ": it is not a count of the whole")
-    if count.held != held or count.error:
+    if not count.is_of(held):
         return Finding(name, None, here + ", asked before the last came")
-    if count.ahead >= AHEAD and not count.grew:
-        return Finding(name, True, here + ", as it said before they came")
+    if _wanted(count) < held:
+        return Finding(name, None, here + ": it is not a count of the whole")
+    if not _agrees(count, held, times):
+        return Finding(name, None, here + ": it may be receiving still")
     if count.stable_seconds >= times.quiet_seconds:
         return Finding(name, True, here + f", unchanged for {count.stable_seconds:.0f} s")
-    return Finding(name, None, here + ": it may be receiving still")
+    return Finding(name, True, here + ", as it said before they came")
+
+
+def _wanted(count: Count) -> int:
+    """How many of what it counts can be here."""
+    return (count.instances or 0) - count.left_out
+
+
+def _agrees(count: Count, held: int, times: Times) -> bool:
+    """Whether it holds the very Instances that are here, and is not receiving more itself.
+
+    It must rest after the last came here, too: where its own source stalls, so does it.
+    """
+    if not (count.is_of(held) and _wanted(count) == held and count.compared):
+        return False
+    if count.missing_count or count.rested_seconds < times.settled:
+        return False
+    said_before = count.ahead >= AHEAD and not count.grew
+    return said_before or count.stable_seconds >= times.quiet_seconds
 
 
 def _images_in_acquisition(planes: Sequence[Plane]) -> Finding | None:
@@ -333,8 +444,8 @@ def _images_in_acquisition(planes: Sequence[Plane]) -> Finding | None:
     return Finding("Images in Acquisition", True, words)
 
 
-def _concatenation(images: Sequence[Instance]) -> Finding | None:
-    """Parts of a concatenation, PS3.3 C.7.6.16.1.1."""
+def _concatenation(images: Sequence[Instance], settled: bool) -> Finding | None:
+    """Parts of a concatenation, PS3.3 C.7.6.16.1.1; another one may follow at once."""
     parts = [one.parts for one in images if one.parts is not None]
     if not parts:
         return None
@@ -343,11 +454,14 @@ def _concatenation(images: Sequence[Instance]) -> Finding | None:
     if total > len(parts):
         return Finding("concatenation", False, words)
     whole = total == len(parts) == len(images)
-    return Finding("concatenation", True if whole else None, words)
+    return Finding("concatenation", True if whole and settled else None, words)
 
 
-def _one_object(instances: Sequence[Instance]) -> Finding | None:
-    """A multi-frame object that is alone in its Series and lies there with all its frames."""
+def _one_object(instances: Sequence[Instance], settled: bool) -> Finding | None:
+    """A multi-frame object that is alone in its Series and lies there with all its frames.
+
+    The first of several is alone, too, until the second comes.
+    """
     if len(instances) != 1 or instances[0].parts is not None:
         return None
     (one,) = instances
@@ -356,4 +470,12 @@ def _one_object(instances: Sequence[Instance]) -> Finding | None:
         return None
     if any(plane.position is None for plane in frames):
         return None
-    return Finding("frames", True, f"all {len(frames)} frames of the one object")
+    words = f"all {len(frames)} frames of the one object"
+    return Finding("frames", True if settled else None, words)
+
+
+def _stands_alone(facts: Facts) -> bool:
+    """Whether settling makes a proof of what is here."""
+    images = [one for one in facts.instances if one.planes]
+    alone = (_one_object(facts.instances, True), _concatenation(images, True))
+    return bool(images) and any(one is not None and one.holds is True for one in alone)

@@ -24,10 +24,11 @@ _UID_CHARACTERS: Final = frozenset("0123456789.")
 
 @dataclass(frozen=True)
 class RemoteInstance:
-    """One Instance that a Peer holds. number: InstanceNumber, where it says so."""
+    """One Instance that a Peer holds. number, SOP Class: where it says so."""
 
     sop_instance_uid: str
     number: int | None
+    sop_class_uid: str = ""
 
     def __str__(self) -> str:
         uid = self.sop_instance_uid
@@ -57,11 +58,13 @@ class Query:
         asked = _identifier("IMAGE", study_instance_uid, series_instance_uid)
         asked.SOPInstanceUID = ""
         asked.InstanceNumber = ""
+        asked.SOPClassUID = ""
         found = {}
         for answer in self._find(asked):
             uid = _text(answer, "SOPInstanceUID")
             if uid and len(uid) <= 64 and _UID_CHARACTERS.issuperset(uid):
-                found[uid] = RemoteInstance(uid, _whole(answer, "InstanceNumber"))
+                number, of_class = _whole(answer, "InstanceNumber"), _text(answer, "SOPClassUID")
+                found[uid] = RemoteInstance(uid, number, of_class)
         return sorted(found.values(), key=lambda one: (one.number or 0, one.sop_instance_uid))
 
     def _find(self, identifier: Dataset) -> Sequence[Dataset]:

@@ -106,6 +106,9 @@ class CloseLane(Lane):
         if seen is None or seen.closed_at is not None:
             del self._watched[uid]
             return
+        if seen.revision != watched.seen.revision:  # more came: it is not as silent as it was
+            self._notice(self._series.open_series(), time.monotonic())
+            return
         began = time.monotonic()
         try:
             judgement = self._judge(seen, watched)

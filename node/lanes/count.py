@@ -10,6 +10,7 @@ import structlog
 from node.core.errors import SegnodeError
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.closing import Count, Times, count_values
+from node.dicom.planes import VOLUME_SOP_CLASSES
 from node.dicom.query import Query, querying
 from node.dicom.scu import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
@@ -28,13 +29,14 @@ _NAMED: Final = 20
 class Asked:
     """What this process knows of a Peer and one Series; moments are monotonic.
 
-    since: of the first answer with the present number.
+    since: of the first answer with the present number; resting_since: with as many here as now.
     """
 
     count: Count
     held: int = -1
     at: float = float("-inf")
     since: float = 0.0
+    resting_since: float = 0.0
     next_at: float = float("-inf")
     pause: float = FIRST_PAUSE_SECONDS
     was_arriving: bool = True
@@ -85,7 +87,7 @@ class CountLane(Lane):
             return asked.next_at
         if one.instances != asked.held:
             return asked.at + (BETWEEN_SECONDS if one.is_arriving else 0.0)
-        if asked.was_arriving and not one.is_arriving and asked.count.instances is None:
+        if asked.was_arriving and not one.is_arriving and _lacks(asked.count):
             return asked.at
         return asked.next_at
 
@@ -94,16 +96,21 @@ class CountLane(Lane):
         self._asked = {uid: asked for uid, asked in self._asked.items() if uid in there}
 
     def _ask(self, due: Sequence[OpenSeries]) -> None:
-        left = list(due)
+        left, is_asking = list(due), False
         try:
             with querying(self._peer, self._calling_ae_title) as query:
+                is_asking = True
                 while left and not self._stopping.is_set():
                     self._answered(left[0], query)
                     left.pop(0)
         except SegnodeError as error:
-            for one in left:  # the Peer is asked for each of them later
+            for one in left[:1] if is_asking else left:  # the others have their turn at once
                 self._unanswered(one, str(error))
             log.warning("a peer cannot be asked", peer=self._peer.name, error=str(error))
+        except Exception as error:  # of this Series; the others are asked all the same
+            log.exception("a count cannot be used", peer=self._peer.name)
+            for one in left[:1]:
+                self._unanswered(one, f"the answer cannot be used ({type(error).__name__})")
         self._on_counted()
 
     def _answered(self, one: OpenSeries, query: Query) -> None:
@@ -118,9 +125,13 @@ class CountLane(Lane):
             grew = asked.count.grew or (before is not None and number > before > 0)
         else:
             ahead, grew = asked.count.ahead, asked.count.grew
-        missing = (
-            self._missing(one, query) if number > one.instances and not one.is_arriving else []
+        if number != before or one.instances != asked.held:
+            asked.resting_since = now
+        rested = now - asked.resting_since
+        is_compared = not one.is_arriving and (
+            number > one.instances or (number == one.instances and rested >= self._times.settled)
         )
+        missing, left_out = self._missing(one, query) if is_compared else ([], 0)
         asked.count = Count(
             self._peer.name,
             number,
@@ -130,25 +141,36 @@ class CountLane(Lane):
             grew,
             tuple(missing[:_NAMED]),
             len(missing),
+            rested_seconds=rested,
+            left_out=left_out,
+            compared=is_compared and not missing,
         )
         self._schedule(asked, one, now)
         self._series.add_count(uid, self._peer.name, count_values(asked.count), time.time())
 
     def _schedule(self, asked: Asked, one: OpenSeries, now: float) -> None:
         asked.held, asked.at, asked.was_arriving = one.instances, now, one.is_arriving
-        number = asked.count.instances or 0
-        if number > one.instances:
+        count = asked.count
+        number = (count.instances or 0) - count.left_out
+        if number > one.instances or count.missing_count:
             asked.next_at = now + asked.pause
             asked.pause = min(asked.pause * 2, LONGEST_PAUSE_SECONDS)
-        elif number == one.instances and asked.count.stable_seconds < self._times.quiet_seconds:
+        elif number == one.instances and count.rested_seconds < self._times.settled:
+            asked.next_at = asked.resting_since + self._times.settled
+        elif number == one.instances and count.stable_seconds < self._times.quiet_seconds:
             asked.next_at = asked.since + self._times.quiet_seconds
+        elif number == one.instances and not count.compared:  # an Association is open still
+            asked.next_at = now + self._times.quiet_seconds
         else:
             asked.next_at = float("inf")
 
-    def _missing(self, one: OpenSeries, query: Query) -> list[str]:
+    def _missing(self, one: OpenSeries, query: Query) -> tuple[list[str], int]:
+        """What the Peer holds and we do not; how many more of that belong in no volume."""
         here = {i.sop_instance_uid for i in self._series.brought(one.series_instance_uid)}
         there = query.instances(one.study_instance_uid, one.series_instance_uid)
-        return [str(i) for i in there if i.sop_instance_uid not in here]
+        more = [i for i in there if i.sop_instance_uid not in here]
+        wanted = [i for i in more if not i.sop_class_uid or i.sop_class_uid in VOLUME_SOP_CLASSES]
+        return [str(i) for i in wanted], len(more) - len(wanted)
 
     def _unanswered(self, one: OpenSeries, error: str) -> None:
         uid = one.series_instance_uid
@@ -158,3 +180,8 @@ class CountLane(Lane):
         asked.next_at = asked.at + asked.pause
         asked.pause = min(asked.pause * 2, LONGEST_PAUSE_SECONDS)
         self._series.add_count(uid, self._peer.name, count_values(asked.count), time.time())
+
+
+def _lacks(count: Count) -> bool:
+    """Whether the end of the Association is a reason to ask once more."""
+    return count.instances is None or count.instances >= count.held

@@ -414,3 +414,16 @@ def test_other_bytes_over_a_released_association_vouch_for_an_aborted_one(ward: 
     assert ward.of(series).verdict is Verdict.PROVEN
     assert len(ward.series.conflicts(ward.of(series).series_instance_uid)) == 20
     assert len(ward.series.associations(ward.of(series).series_instance_uid)) == 2
+
+
+def test_what_came_between_two_looks_is_not_judged_by_the_silence_before_it(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series[:10])
+    ward.recording.step()
+    ward.closing.step()
+    (watched,) = ward.closing._watched.values()
+    time.sleep(0.3)
+    arrivals.keep(ward.inbox, series[10:15])
+    ward.recording.step()
+    ward.closing._look(watched)
+    assert ward.of(series).closed_at is None

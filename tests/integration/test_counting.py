@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.core.names import AETitle
 from node.core.verdict import Verdict
@@ -50,7 +51,7 @@ def _held_there(pacs: Orthanc, folder: Path, name: str, slices: int = 20) -> lis
 
 
 def _lane(ward: Ward, port: int) -> CountLane:
-    return CountLane(ward.series, _peer(port), OURS, Times(quiet_seconds=0.5), lambda: None)
+    return CountLane(ward.series, _peer(port), OURS, Times(0.2, 0.5), lambda: None)
 
 
 def _counted(ward: Ward, series: list[Dataset]) -> Count:
@@ -68,7 +69,7 @@ def test_a_pacs_says_how_many_and_which(pacs: Orthanc, tmp_path: Path) -> None:
     assert {one.sop_instance_uid for one in found} == {str(one.SOPInstanceUID) for one in series}
 
 
-def test_a_number_said_ahead_and_reached_is_proof_at_once(
+def test_a_number_said_ahead_and_reached_is_proof_once_it_rests(
     pacs: Orthanc, ward: Ward, tmp_path: Path
 ) -> None:
     series = _held_there(pacs, tmp_path, "ahead")
@@ -81,6 +82,10 @@ def test_a_number_said_ahead_and_reached_is_proof_at_once(
     ward.recording.step()
     lane.step()
     assert _counted(ward, series).instances == _counted(ward, series).held == 20
+    assert not _counted(ward, series).compared
+    time.sleep(0.25)
+    lane.step()
+    assert _counted(ward, series).compared
     ward.step()
     assert ward.of(series).verdict is Verdict.PROVEN
     assert len(ward.jobs_of(series)) == 1
@@ -148,3 +153,34 @@ def test_a_pacs_that_grows_is_not_proof_until_it_rests(
     assert _counted(ward, series).stable_seconds >= 0.5
     ward.step()
     assert ward.of(series).verdict is Verdict.PROVEN
+
+
+def test_an_aborted_part_and_the_rest_are_proven_by_a_pacs_that_holds_the_same(
+    pacs: Orthanc, ward: Ward, tmp_path: Path
+) -> None:
+    series = _held_there(pacs, tmp_path, "aborted then the rest")
+    arrivals.keep(ward.inbox, series[:12], "aborted")
+    arrivals.keep(ward.inbox, series[12:])
+    lane = _lane(ward, pacs.dicom_port)
+    ward.recording.step()
+    for _ in range(3):
+        lane.step()
+        time.sleep(0.3)
+    lane.step()
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+
+
+def test_what_belongs_in_no_volume_is_not_missing_here(
+    pacs: Orthanc, ward: Ward, tmp_path: Path
+) -> None:
+    series = make_series(name="with a note")
+    note = make_series(slices=21, name="with a note")[20]
+    note.SOPClassUID = note.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    folder = write_series([*series, note], tmp_path / "note")
+    assert storescu(folder, pacs.dicom_port, called="ORTHANC").returncode == 0
+    arrivals.keep(ward.inbox, series)
+    ward.recording.step()
+    _lane(ward, pacs.dicom_port).step()
+    count = _counted(ward, series)
+    assert (count.instances, count.held, count.left_out, count.missing_count) == (21, 20, 1, 0)

@@ -46,6 +46,12 @@ def _count(instances: int, held: int, **known: object) -> Count:
     return replace(Count("pacs", instances, held), **known)  # type: ignore[arg-type]
 
 
+def _settled(held: int, **known: object) -> Count:
+    """A Peer holds the very Instances that are here, and rests."""
+    rested = {"stable_seconds": 10.0, "rested_seconds": 3.0, "compared": True}
+    return _count(held, held, **rested | known)
+
+
 # --- the three verdicts and their times
 
 
@@ -104,7 +110,7 @@ def test_the_second_half_of_a_series_is_not_consistent() -> None:
 
 def test_numbers_that_begin_elsewhere_hold_where_a_count_says_that_this_is_all() -> None:
     facts = _facts(make_series()[10:])
-    counted = replace(facts, counts=[_count(10, 10, ahead=AHEAD)])
+    counted = replace(facts, counts=[_settled(10, ahead=AHEAD)])
     assert judge(counted, TIMES).verdict is Verdict.PROVEN
 
 
@@ -184,10 +190,13 @@ def test_headers_that_are_not_believed_neither_prove_nor_hold() -> None:
         assert judge(facts, TIMES).verdict is Verdict.CONSISTENT
 
 
-def test_a_concatenation_is_whole_with_all_its_parts() -> None:
-    whole = _facts(make_series(slices=3))
+def test_a_concatenation_is_whole_with_all_its_parts_once_it_has_settled() -> None:
+    whole = _facts(make_series(slices=3), silent=3.0)
     parts = [replace(one, parts=3) for one in whole.instances]
     assert judge(replace(whole, instances=parts), TIMES).verdict is Verdict.PROVEN
+    young = judge(replace(whole, instances=parts, silent_seconds=1.0), TIMES)
+    assert young.verdict is Verdict.CONSISTENT
+    assert young.wait_seconds == pytest.approx(2.0)
     judgement = judge(replace(whole, instances=parts[:2]), TIMES)
     assert judgement.refused == "the headers count 3 parts of a concatenation, 2 are here"
 
@@ -210,35 +219,58 @@ def test_a_peer_that_counts_more_holds_it_open_and_names_what_is_missing() -> No
     )
 
 
-def test_a_number_that_was_said_before_the_instances_came_proves_it_at_once() -> None:
-    facts = replace(_facts(make_series()), counts=[_count(20, 20, ahead=15)], asks=["pacs"])
+def test_a_number_said_before_the_instances_came_proves_it_once_it_rests() -> None:
+    facts = replace(
+        _facts(make_series()), counts=[_settled(20, ahead=15, stable_seconds=4.0)], asks=["pacs"]
+    )
     assert (judge(facts, TIMES).verdict, judge(facts, TIMES).wait_seconds) == (Verdict.PROVEN, 0.0)
 
 
 @pytest.mark.parametrize(
     "count",
     [
-        _count(20, 20, ahead=2),  # it receives what it forwards: never far ahead
-        _count(20, 20, ahead=15, grew=True),  # it received more meanwhile
-        _count(20, 19, ahead=15),  # asked before the last one came
-        _count(20, 20, ahead=15, error="pacs did not answer"),
+        _count(
+            20, 20, ahead=2, stable_seconds=4.0
+        ),  # it receives what it forwards: never far ahead
+        _settled(20, ahead=15, grew=True, stable_seconds=4.0),  # it received more meanwhile
+        replace(_settled(20, ahead=15), held=19),  # asked before the last one came
+        _settled(20, ahead=15, error="pacs did not answer"),
+        _settled(20, ahead=15, rested_seconds=2.9),  # its own source may stall
+        _settled(20, compared=False),
         _count(12, 20, stable_seconds=60.0),  # it stores still
         _count(20, 20, stable_seconds=2.0),
     ],
 )
 def test_a_peer_that_may_be_receiving_itself_proves_nothing(count: Count) -> None:
     facts = replace(_facts(make_series()), counts=[count], asks=["pacs"])
-    assert judge(facts, TIMES).verdict is Verdict.CONSISTENT
+    assert judge(facts, TIMES).verdict is not Verdict.PROVEN
+    assert judge(facts, TIMES).wait_seconds > 0
 
 
 def test_an_unchanged_count_proves_it_after_the_quiet_period() -> None:
-    facts = replace(_facts(make_series()), counts=[_count(20, 20, stable_seconds=10.0)])
+    facts = replace(_facts(make_series()), counts=[_settled(20)])
     assert judge(facts, TIMES).verdict is Verdict.PROVEN
 
 
-def test_a_peer_that_has_not_answered_is_waited_for_as_long_as_the_quiet_period() -> None:
+def test_a_peer_that_has_not_answered_is_waited_for_and_its_silence_is_no_consent() -> None:
+    facts = replace(_facts(_counted(make_series(), 20), silent=20.0), asks=["pacs"])
+    for counts in ([], [_count(20, 3)], [_count(3, 3)], [_settled(20, error="broke off")]):
+        judgement = judge(replace(facts, counts=counts), TIMES)
+        assert judgement.wait_seconds == pytest.approx(100.0)
+        assert judgement.verdict is Verdict.UNPROVEN
+        assert "pacs has not said how many exist" in judgement.lacks
+
+
+def test_a_peer_that_cannot_be_asked_is_waited_for_as_long_as_the_quiet_period() -> None:
+    away = Count("pacs", error="pacs cannot be reached")
+    for series in (make_series(), _counted(make_series(), 20)):
+        judgement = judge(replace(_facts(series), asks=["pacs"], counts=[away]), TIMES)
+        assert judgement.wait_seconds == pytest.approx(10.0)
+        assert judgement.verdict is not Verdict.UNPROVEN
+
+
+def test_a_peer_that_answered_lets_it_settle() -> None:
     facts = replace(_facts(make_series()), asks=["pacs"])
-    assert judge(facts, TIMES).wait_seconds == pytest.approx(10.0)
     answered = replace(facts, counts=[_count(0, 20)])
     assert judge(answered, TIMES).wait_seconds == pytest.approx(3.0)
 
@@ -252,3 +284,100 @@ def test_headers_that_count_more_are_not_overruled_by_a_peer_that_holds_as_few()
 def test_a_count_survives_json() -> None:
     count = _count(20, 10, missing=("a", "b"), missing_count=10, error="x")
     assert count_from(count_values(count)) == count
+
+
+# --- what a settled count of the same Instances outweighs
+
+
+def _unnumbered(series: list[Dataset]) -> list[Dataset]:
+    for one in series:
+        one.InstanceNumber = None
+    return series
+
+
+@pytest.mark.parametrize("ending", ["released", "aborted", "lost", None])
+@pytest.mark.parametrize(
+    "series",
+    [
+        make_series()[:5] + make_series()[6:],  # deleted at the console; two spacings
+        _unnumbered(make_series()),
+        make_series()[10:],
+    ],
+)
+def test_a_settled_count_is_stronger_than_numbers_geometry_and_associations(
+    series: list[Dataset], ending: str | None
+) -> None:
+    facts = _facts(series, ending=ending)
+    judgement = judge(replace(facts, counts=[_settled(len(series))], asks=["pacs"]), TIMES)
+    assert judgement.verdict is Verdict.PROVEN
+    assert judge(replace(facts, counts=[_count(len(series), 0)]), TIMES).verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize("ending", ["open", "unread"])
+def test_no_count_outweighs_what_is_still_coming(ending: str) -> None:
+    facts = replace(_facts(make_series(), ending=ending), counts=[_settled(20)])
+    assert judge(facts, TIMES).verdict is Verdict.UNPROVEN
+
+
+def test_as_many_but_others_are_missing() -> None:
+    count = _count(20, 20, missing=("1.2.3",), missing_count=1)
+    judgement = judge(replace(_facts(make_series()), counts=[count]), TIMES)
+    assert "missing here: 1.2.3" in str(judgement.refused)
+
+
+def test_what_belongs_in_no_volume_is_not_missing() -> None:
+    judgement = judge(
+        replace(_facts(make_series()), counts=[replace(_settled(20), instances=22, left_out=2)]),
+        TIMES,
+    )
+    assert judgement.verdict is Verdict.PROVEN
+
+
+def test_a_route_that_wants_proof_waits_for_a_count_that_has_not_rested() -> None:
+    facts = replace(_facts(make_series(), silent=10.0), counts=[_count(20, 20)], asks=["pacs"])
+    assert judge(facts, replace(TIMES, least=Verdict.PROVEN)).wait_seconds > 0
+    assert judge(facts, TIMES).wait_seconds == 0
+
+
+def test_uneven_slices_are_proven_where_the_headers_count_as_many() -> None:
+    series = _counted(make_series(), 20)
+    for one in series[10:]:
+        x, y, z = (float(v) for v in one.ImagePositionPatient)
+        step = [
+            float(b) - float(a)
+            for a, b in zip(
+                series[0].ImagePositionPatient, series[1].ImagePositionPatient, strict=True
+            )
+        ]
+        one.ImagePositionPatient = [x + step[0], y + step[1], z + step[2]]
+    assert judge(_facts(series), TIMES).verdict is Verdict.PROVEN
+
+
+def test_the_second_acquisition_alone_is_not_proven_by_its_headers() -> None:
+    series = _counted(make_series()[10:], 10)
+    assert judge(_facts(series), TIMES).verdict is Verdict.UNPROVEN
+
+
+def test_slices_that_all_have_one_number_are_not_numbered() -> None:
+    series = make_series()
+    for one in series:
+        one.InstanceNumber = 1
+    assert judge(_facts(series), TIMES).verdict is Verdict.UNPROVEN
+
+
+def test_one_multi_frame_object_proves_nothing_before_it_settles_and_the_source_has_answered() -> (
+    None
+):
+    (one,) = _facts(make_series(slices=1)).instances
+    frames = tuple(
+        replace(_facts([each]).instances[0].planes[0], frame=number)
+        for number, each in enumerate(make_series(), start=1)
+    )
+    facts = Facts([replace(one, planes=frames)], 0.0)
+    young = judge(facts, TIMES)
+    assert (young.verdict, young.wait_seconds) == (Verdict.CONSISTENT, 3.0)
+    assert judge(replace(facts, silent_seconds=3.0), TIMES).verdict is Verdict.PROVEN
+    asked = replace(facts, silent_seconds=3.0, asks=["pacs"])
+    assert judge(asked, TIMES).verdict is Verdict.UNPROVEN
+    more = judge(replace(asked, counts=[_count(2, 1)]), TIMES)
+    assert more.refused == "pacs counts 2 and 1 are here"
