@@ -16,7 +16,7 @@ def purge(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what [retention] no longer keeps; safe beside the running node."""
+    """Delete what the configured retention no longer keeps; safe beside the running node."""
     from node import retention
     from node.app import periods_of
     from node.dicom.trash import Trash

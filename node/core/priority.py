@@ -5,10 +5,11 @@ import os
 import threading
 from typing import Final
 
-_NICE: Final = 10
+RECORDING: Final = 5  # after the receiving process, for which a sender waits, and …
+INFERENCE: Final = 10  # … before the networks, which would hold every core for minutes
 
 
-def give_way() -> None:
-    """Lets other threads and processes go before this thread, for good (Linux: per thread)."""
+def give_way(nice: int) -> None:
+    """Lets others go before this thread and those it starts, for good (Linux: per thread)."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

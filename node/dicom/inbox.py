@@ -111,16 +111,21 @@ class Inbox:
             file.seek(data_set_offset(file.read(_LONGEST_META_START)))
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
+        header = identity(parsed)
+        try:
+            planes = planes_of(parsed)
+        except Exception as error:  # it raises nothing; if it does, of this file alone
+            raise Undecodable(f"its planes cannot be read: {error!r}") from error
         return IncomingInstance(
             path=path,
-            header=identity(parsed),
+            header=header,
             transfer_syntax_uid=transfer_syntax_uid,
             sha256=sha256,
             size_bytes=status.st_size,
             calling_ae_title=calling_ae_title,
             received_at=status.st_mtime,
             association=association_of(path),
-            planes=planes_of(parsed),
+            planes=planes,
             number=_whole(parsed, "InstanceNumber"),
             parts=_parts(parsed),
         )

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from node import pipeline
-from node.core.priority import give_way
+from node.core.priority import RECORDING, give_way
 from node.dicom.inbox import Inbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.recording import ASIDE, CONFLICT, NOT_YET, Recorded
@@ -28,14 +28,14 @@ class RecordLane(Lane):
     def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
         super().__init__("record")
         self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
-        self._reading = ThreadPoolExecutor(READERS, "read", initializer=give_way)
+        self._reading = ThreadPoolExecutor(READERS, "read", give_way, (RECORDING,))
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
         self._again: dict[Path, float] = {}  # monotonic
         self._unread: dict[Path, str] = {}
 
     def run(self) -> None:
-        give_way()  # to the receiving process: a sender waits for that, for us nobody
+        give_way(RECORDING)  # to the receiving process: a sender waits for that, for us nobody
         super().run()
 
     def has_recorded_as_of(self, moment: float) -> bool:

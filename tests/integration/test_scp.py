@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+from structlog.testing import capture_logs
 
 from node.dicom.receiver.negotiation import KINDS, negotiated
 from tests.peers import eventually, storescu
@@ -47,12 +48,16 @@ def test_an_instance_from_dcmtk_is_kept_bit_for_bit(tmp_path: Path) -> None:
     assert {one.file_meta.SourceApplicationEntityTitle for one in kept.values()} == {"MODALITY"}
 
 
-def test_an_unknown_calling_ae_is_rejected(tmp_path: Path) -> None:
-    with receiving(tmp_path, accept_from=["MODALITY"]) as here:
+def test_an_unknown_calling_ae_is_rejected_and_the_log_names_it(tmp_path: Path) -> None:
+    with capture_logs() as logs, receiving(tmp_path, accept_from=["MODALITY"]) as here:
         with association(here.port, "STRANGER") as one:
             assert one.is_rejected
         with association(here.port, "MODALITY") as one:
             assert one.send_c_echo().Status == 0x0000
+        told = eventually(
+            lambda: [one for one in logs if one["event"] == "association rejected"], 5, "log line"
+        )
+    assert [one["calling_ae_title"] for one in told] == ["STRANGER"]
 
 
 def test_a_peer_that_may_not_store_may_echo_and_gets_0124(tmp_path: Path) -> None:

@@ -138,6 +138,9 @@ class ReceivingAssociation(Association):
     def tell_rejection(self, reason: str) -> None:
         self._warn("association rejected for the time being", reason)
 
+    def tell_stranger(self) -> None:
+        self._warn("association rejected", "its AE title is not of a peer in dicom.accept_from")
+
     def _warn(self, event: str, reason: str) -> None:
         address = cast(Any, self.requestor.address_info).address
         if self._around.seldom.may_say(event, address):
@@ -189,6 +192,7 @@ class _Handler(RequestHandler):
         acceptor.supported_contexts = self.server.contexts
         association.requestor.address_info = self.remote
         association.bind(evt.EVT_RELEASED, lambda _: association.settle())
+        association.bind(evt.EVT_REJECTED, lambda _: association.tell_stranger())
         self.server.around.limits.connected(association, lambda: _hang_up(self.request))
         return association
 

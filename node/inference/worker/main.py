@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from node.core.model import Model
+from node.core.priority import INFERENCE, give_way
 from node.inference import environment
 from node.inference.worker.memory import DeviceMemory, memory_of
 from node.inference.worker.messages import (
@@ -56,6 +57,7 @@ def main(connection: Connection, models: Mapping[str, Model], settings: Settings
     """The life of the worker process: load, then answer until the parent hangs up or dies."""
     _arrange_signals()
     _die_with_parent()
+    give_way(INFERENCE)
     os.dup2(2, 1)  # stdout belongs to the parent's command; stderr takes what is printed
     channel = Channel(connection)
     _log_through(channel)
