@@ -28,6 +28,9 @@ from tests.series_factory import make_series
 ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
 
 
+LONG_ENOUGH = 1.5  # for what the times below say, on a machine that stumbles
+
+
 class Ward:
     """A data folder with the lanes that close Series, stepped by hand."""
 
@@ -125,7 +128,7 @@ def test_what_lies_in_incoming_when_the_decision_begins_is_part_of_it(ward: Ward
     arrivals.keep(ward.inbox, series[20:])
     ward.closing.step()
     assert ward.jobs_of(series) == []
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     assert ward.of(series).instances == 21
     assert len(ward.jobs_of(series)) == 1
 
@@ -136,7 +139,7 @@ def test_an_association_that_did_not_end_well_proves_nothing(ward: Ward, ending:
     arrivals.keep(ward.inbox, series, ending)
     ward.step(0.3)
     assert ward.of(series).closed_at is None
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.jobs_of(series) == []
     assert 'route "all MR" wants consistent' in str(ward.of(series).routing)
@@ -164,7 +167,7 @@ def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: War
 def test_a_series_of_which_an_instance_was_refused_is_not_segmented(ward: Ward) -> None:
     series = make_series()
     arrivals.keep(ward.inbox, series, "incomplete")
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.jobs_of(series) == []
 
@@ -180,7 +183,7 @@ def test_an_instance_that_cannot_be_read_again_leaves_its_association_incomplete
     if not together:
         ward.recording.step()
     arrivals.end(ward.inbox.incoming_folder, association, "released")
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     assert [
         one.ending for one in ward.series.associations(ward.of(series).series_instance_uid)
     ] == ["incomplete"]
@@ -192,7 +195,7 @@ def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_
 ) -> None:
     series = _proven()
     association = arrivals.keep(ward.inbox, series, None)
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.jobs_of(series) == []
     arrivals.end(ward.inbox.incoming_folder, association, "released")
@@ -242,11 +245,11 @@ def test_other_bytes_are_kept_beside_and_told_with_the_series(ward: Ward) -> Non
 def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward: Ward) -> None:
     series = make_series(slices=40)
     arrivals.keep(ward.inbox, series[:20])
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
     ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
     arrivals.keep(ward.inbox, series[20:])
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     second, cancelled = ward.jobs_of(series)
     assert cancelled.state is JobState.CANCELLED
     assert ward.deliveries.take("pacs", time.time()) is None  # it must not leave any more
@@ -257,16 +260,16 @@ def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward
 def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -> None:
     series = make_series(slices=40)
     arrivals.keep(ward.inbox, series[:20])
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
     ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
     taken = ward.deliveries.take("pacs", time.time())
     assert taken is not None
     ward.deliveries.give_back(taken[1])  # the node stopped before the Peer answered
     arrivals.keep(ward.inbox, series[20:30])
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     arrivals.keep(ward.inbox, series[30:])
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     third, second, _ = ward.jobs_of(series)
     assert second.state is JobState.CANCELLED
     predecessor = ward.jobs.predecessor(third)
@@ -307,7 +310,7 @@ def test_one_file_that_cannot_be_read_stops_neither_the_others_nor_their_series(
     first.rmdir()
     first.write_bytes(kept)
     ward.recording._again.clear()  # its time has come
-    ward.step(0.4)
+    ward.step(LONG_ENOUGH)
     assert ward.of(broken).instances == 20
     assert len(ward.jobs_of(broken)) == 1
 
@@ -331,7 +334,7 @@ def test_a_file_of_before_associations_had_names_is_read_and_proves_nothing(ward
     arrivals.keep(ward.inbox, series, association="a.1")
     for number, path in enumerate(ward.inbox.incoming()):
         path.rename(path.with_name(f"{time.time_ns():020d}-4711-{number:08d}.dcm"))
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.of(series).instances == 20
 
@@ -357,7 +360,7 @@ def test_text_that_no_database_takes_does_not_keep_a_series_from_closing(ward: W
         one.add_new("SequenceName", "SH", b"+2AA-abc\0")
     arrivals.keep(ward.inbox, series)
     ward.closing._routes = [replace(ROUTE, when={"SeriesDescription": "T1"})]
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     closed = ward.of(series)
     assert closed.closed_at is not None
     assert 'SeriesDescription is "?abc"' in str(closed.routing)
@@ -397,7 +400,7 @@ def test_a_series_whose_files_were_deleted_by_hand_is_closed_and_says_so(ward: W
     uid = ward.of(series).series_instance_uid
     for path in ward.inbox.folder(uid).iterdir():
         path.unlink()
-    ward.step(0.7)
+    ward.step(LONG_ENOUGH)
     assert ward.jobs_of(series) == []
     assert "the files of 20 of its 20 instances are gone" in str(ward.of(series).routing)
     assert f"segnode jobs rerun {uid}" in str(ward.of(series).routing)
