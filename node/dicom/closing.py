@@ -228,9 +228,8 @@ def _may_agree(facts: Facts, times: Times) -> bool:
 def _agrees_soon(facts: Facts, times: Times) -> bool:
     """Whether nothing but the settling time keeps a Peer's count from agreeing."""
     held = len(facts.instances)
-    rested = {"rested_seconds": times.settled, "compared": True}
     return any(
-        _agrees(replace(one, **rested), held, times)  # type: ignore[arg-type]
+        _agrees(replace(one, rested_seconds=times.settled, compared=True), held, times)
         and not _agrees(one, held, times)
         for one in facts.counts
         if one.rested_seconds < times.settled

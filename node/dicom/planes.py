@@ -260,7 +260,7 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
     try:
         parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
         return clean("\\".join(str(part).strip(" \0") for part in parts)[:_MAX_TEXT]) or None
-    except Exception:
+    except Exception:  # as in _value
         return None
 
 
@@ -268,7 +268,7 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
     """A whole number that a signed 32-bit one can hold (PS3.5 6.2, IS)."""
     try:
         number = int(_value(dataset, keyword))
-    except Exception:
+    except Exception:  # as in _value
         return None
     return number if abs(number) < 2**31 else None
 
@@ -277,7 +277,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int, largest: float) -> Any:
     """So many finite numbers of at most `largest`, or None."""
     try:
         numbers = tuple(float(value) for value in _value(dataset, keyword))
-    except Exception:
+    except Exception:  # as in _value
         return None
     sound = len(numbers) == count and all(abs(number) <= largest for number in numbers)
     return numbers if sound else None

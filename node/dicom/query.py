@@ -119,6 +119,6 @@ def _text(answer: Dataset, keyword: str) -> str:
 def _whole(answer: Dataset, keyword: str) -> int | None:
     try:
         number = int(str(answer.get(keyword)))
-    except Exception:
+    except Exception:  # as above
         return None
     return number if 0 <= number < 2**31 else None
