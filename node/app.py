@@ -20,7 +20,7 @@ from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
-from node.dicom.scu import Peer
+from node.dicom.scu.storage import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model

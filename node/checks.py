@@ -16,10 +16,10 @@ from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.core.uids import derive_uid
 from node.dicom.inbox import Inbox
-from node.dicom.query import querying
 from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
 from node.dicom.routing import with_models
-from node.dicom.scu import Peer, echo
+from node.dicom.scu.query import querying
+from node.dicom.scu.storage import Peer, echo
 from node.inference import devices
 from node.inference.model import load_model
 from node.store import database

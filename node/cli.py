@@ -158,7 +158,7 @@ def send(
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """C-STORE every DICOM file of a folder to a peer."""
-    from node.dicom import scu
+    from node.dicom.scu import storage as scu
 
     settings = load(config)
     require_folder(folder)
@@ -176,7 +176,7 @@ def echo(
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """C-ECHO a peer."""
-    from node.dicom import scu
+    from node.dicom.scu import storage as scu
 
     settings = load(config)
     target = _peer(settings, peer)

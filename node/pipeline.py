@@ -27,11 +27,11 @@ from node.dicom.assemble import admit, stack
 from node.dicom.closing import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
+from node.dicom.results.segmentation import encode, file_bytes
+from node.dicom.results.verify import verify
 from node.dicom.routing import Route, fit, routing_in_words
-from node.dicom.scu import Peer, send
-from node.dicom.seg import encode, file_bytes
+from node.dicom.scu.storage import Peer, send
 from node.dicom.series import SourceSeries
-from node.dicom.verify import verify
 from node.ordering import Starts, accepted, starts
 from node.recording import Mapper, Recorded, opened, placed
 from node.store.series import SeriesStore, StoredSeries

@@ -9,7 +9,7 @@ from pathlib import Path
 from node.core.config import Config, load
 from node.core.errors import SegnodeError
 from node.core.names import AETitle
-from node.dicom.scu import Peer, echo
+from node.dicom.scu.storage import Peer, echo
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
 

@@ -13,11 +13,11 @@ from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.volume import LabelMap, Volume
 from node.demo.processes import eventually
-from node.dicom import scu
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.overlay import overlay
-from node.dicom.verify import frames, segment_volumes_ml
+from node.dicom.results.verify import frames, segment_volumes_ml
+from node.dicom.scu import storage as scu
 from node.inference.model import load_model
 from node.store import database
 from node.store.jobs import JobStore

@@ -14,8 +14,8 @@ from node.core.errors import Fatal
 from node.core.names import AETitle
 from node.demo.processes import PACS, Started, eventually, free_port, start, wait_for_log
 from node.demo.report import MODEL, SERIES, Returned, is_expected, rows
-from node.dicom import scu
 from node.dicom.inbox import Inbox
+from node.dicom.scu import storage as scu
 
 NODE = AETitle("SEGNODE")
 QUIET_SECONDS = 2.0

@@ -12,7 +12,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle
-from node.dicom.scu import Peer, dicom_files, echo, send
+from node.dicom.scu.storage import Peer, dicom_files, echo, send
 from tests.peers import free_port
 from tests.series_factory import make_series, write_series
 

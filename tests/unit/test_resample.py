@@ -13,8 +13,8 @@ from node.core.errors import SeriesRejected
 from node.core.model import InputRules
 from node.core.volume import LabelMap
 from node.dicom.assemble import Stack, stack
-from node.dicom.seg import encode, file_bytes
-from node.dicom.verify import verify
+from node.dicom.results.segmentation import encode, file_bytes
+from node.dicom.results.verify import verify
 from tests.series_factory import make_series
 from tests.unit.test_seg import CREATED_AT, SEGMENTS, UIDS, make_model, source_of
 

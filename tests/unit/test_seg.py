@@ -27,9 +27,9 @@ from node.core.uids import ResultUIDs, result_uids
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
-from node.dicom.seg import encode, file_bytes
+from node.dicom.results.segmentation import encode, file_bytes
+from node.dicom.results.verify import verify
 from node.dicom.series import SourceSeries
-from node.dicom.verify import verify
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_series
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)

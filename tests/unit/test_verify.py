@@ -16,9 +16,9 @@ from node.core.errors import Fatal
 from node.core.model import Model, Profile
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
-from node.dicom.seg import encode, file_bytes
+from node.dicom.results.segmentation import encode, file_bytes
+from node.dicom.results.verify import frames, segment_volumes_ml, verify
 from node.dicom.series import SourceSeries
-from node.dicom.verify import frames, segment_volumes_ml, verify
 from tests.series_factory import make_series
 from tests.unit.test_seg import (
     CREATED_AT,

@@ -24,7 +24,7 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, long_string, name_of, required, sr_code
 from node.dicom.planes import Plane, planes_of
-from node.dicom.seg_context import (
+from node.dicom.results.context import (
     Caveat,
     caveats_of,
     copy_context,
@@ -37,7 +37,7 @@ from node.dicom.seg_context import (
     set_times,
     words_of,
 )
-from node.dicom.seg_frames import (
+from node.dicom.results.frames import (
     Frame,
     SourcePlane,
     packed,

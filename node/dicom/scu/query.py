@@ -14,7 +14,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # built at imp
 
 from node.core.errors import Temporary
 from node.core.names import AETitle
-from node.dicom.scu import Peer, associated
+from node.dicom.scu.storage import Peer, associated
 
 _PENDING: Final = frozenset((0xFF00, 0xFF01))
 _SUCCESS: Final = 0x0000
