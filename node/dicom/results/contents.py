@@ -128,7 +128,9 @@ def _count(kept: Kept, form: SegForm) -> int:
     return int((kept.any(axis=0) if form.type is SegType.LABELMAP else kept).sum())
 
 
-def _frames(segments: Sequence[Segment], filled: Kept, kept: Kept, form: SegForm) -> Iterator[Frame]:
+def _frames(
+    segments: Sequence[Segment], filled: Kept, kept: Kept, form: SegForm
+) -> Iterator[Frame]:
     if form.type is SegType.LABELMAP:
         any_filled = filled.any(axis=0)
         for index in np.flatnonzero(kept.any(axis=0)).tolist():

@@ -105,7 +105,9 @@ def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourcePlane]) ->
         derivation, position = planes[frame.slice_index]
         place = order[frame.slice_index]
         numbers = [place] if frame.segment_number is None else [frame.segment_number, place]
-        content = _sequence(_FRAME_CONTENT, _item(_unsigned_longs(_DIMENSION_INDEX_VALUES, numbers)))
+        content = _sequence(
+            _FRAME_CONTENT, _item(_unsigned_longs(_DIMENSION_INDEX_VALUES, numbers))
+        )
         items.append(_item(derivation + content + position + segments[frame.segment_number]))
     return _sequence(_PER_FRAME, b"".join(items))
 

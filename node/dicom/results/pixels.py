@@ -30,7 +30,7 @@ def bits_allocated(part: Part, form: SegForm) -> int:
 
 
 def pixel_data(answer: Answer, part: Part, form: SegForm) -> tuple[Piece, ...]:
-    """The Pixel Data element of one object, PS3.5 8.1 and A.4. Raises Fatal where it is too long."""
+    """The Pixel Data of one object, PS3.5 8.1 and A.4. Raises Fatal where it is too long."""
     frames = _Frames(answer, part, form)
     if form.compression is not Compression.NONE:
         compress = _rle if form.compression is Compression.RLE else _deflated
