@@ -94,7 +94,7 @@ def _with_probability(answer: Answer, segments: Sequence[Segment]) -> Kept:
     shape, filled = answer.label_map.array.shape, []
     for segment in segments:
         of_segment = answer.probabilities.get(segment.number)
-        if of_segment is None or (of_segment.shape, of_segment.dtype) != (shape, np.uint8):
+        if of_segment is None or of_segment.shape != shape or of_segment.dtype != np.uint8:
             raise Fatal(
                 f"the probabilities of label {segment.number} ({segment.label}) are absent, or not "
                 f"bytes of {shape} (slice, row, column)"
@@ -125,14 +125,16 @@ def _groups(kept: Kept, form: SegForm) -> list[list[int]]:
 
 def _count(kept: Kept, form: SegForm) -> int:
     """Frames of an object that holds these Segments."""
-    return int((kept.any(axis=0) if form.type is SegType.LABELMAP else kept).sum())
+    if form.type is SegType.LABELMAP:
+        return int(np.count_nonzero(kept.any(axis=0)))
+    return int(np.count_nonzero(kept))
 
 
 def _frames(
     segments: Sequence[Segment], filled: Kept, kept: Kept, form: SegForm
 ) -> Iterator[Frame]:
     if form.type is SegType.LABELMAP:
-        any_filled = filled.any(axis=0)
+        any_filled: NDArray[np.bool_] = np.logical_or.reduce(filled)
         for index in np.flatnonzero(kept.any(axis=0)).tolist():
             yield Frame(None, 0, index, not any_filled[index])
         return

@@ -1,7 +1,7 @@
 """A Segmentation decoded again, frame by frame. Nothing here is shared with the encoder.
 
-Headers and encapsulation are read with pydicom, RLE is undone by pydicom and Deflate by zlib; bits
-are unpacked by code of this file.
+Headers are read with pydicom, RLE is undone by pydicom and Deflate by zlib; bits are unpacked, and
+fragments taken apart, by code of this file.
 """
 
 import io
@@ -9,13 +9,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import unpack
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import get_decoder
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import RLELosslessDecoder
 from pydicom.uid import RLELossless
 
 from node.core.errors import Fatal
@@ -23,6 +23,7 @@ from node.dicom.results.answer import Piece
 
 DEFLATED_IMAGE_FRAME: Final = "1.2.840.10008.1.2.8.1"  # PS3.5 A.4.13
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
+_ITEM: Final = b"\xfe\xff\x00\xe0"
 _END: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"  # Sequence Delimitation Item, PS3.5 A.4
 
 Vector = NDArray[np.float64]
@@ -60,7 +61,7 @@ class Decoded:
     """A file that was opened: its header, and its Pixel Data as they come."""
 
     header: Dataset
-    pixels: io.BufferedReader
+    pixels: BinaryIO
 
     def frames(self) -> Iterator[Frame]:
         """The frames in their order. Raises Fatal where there are fewer or more than announced."""
@@ -192,9 +193,7 @@ def _sources(sequence: Sequence[Dataset]) -> tuple[Origin, ...]:
     )
 
 
-def _planes(
-    header: Dataset, stream: io.BufferedReader, count: int
-) -> Iterator[NDArray[np.generic]]:
+def _planes(header: Dataset, stream: BinaryIO, count: int) -> Iterator[NDArray[np.generic]]:
     """The voxels of each frame, (row, column). Raises Fatal where bytes are missing or too many."""
     tag, _, length = unpack("<4s4sL", stream.read(12))
     if tag != _PIXEL_DATA:
@@ -233,9 +232,7 @@ def _plane(header: Dataset, data: bytes) -> NDArray[np.generic]:
     return values.reshape(int(header.Rows), int(header.Columns))
 
 
-def _unpacked(
-    header: Dataset, stream: io.BufferedReader, count: int
-) -> Iterator[NDArray[np.generic]]:
+def _unpacked(header: Dataset, stream: BinaryIO, count: int) -> Iterator[NDArray[np.generic]]:
     """One bit a voxel, bit 0 is the lowest of byte 0 (PS3.5 8.1.1); eight frames end with one."""
     size, shape = _size(header), (int(header.Rows), int(header.Columns))
     for first in range(0, count, 8):
@@ -253,33 +250,45 @@ def _bits(data: bytes) -> NDArray[np.uint8]:
 
 
 def _compressed(
-    header: Dataset, stream: io.BufferedReader, count: int, syntax: str
+    header: Dataset, stream: BinaryIO, count: int, syntax: str
 ) -> Iterator[NDArray[np.generic]]:
     """One fragment a frame (PS3.5 A.4), each undone by itself."""
     undo = _from_rle if syntax == RLELossless else _inflated
-    found = 0
-    for fragment in generate_frames(stream, number_of_frames=count):
-        found += 1
+    table, at = np.frombuffer(_item(stream), "<u4"), 0
+    if len(table) not in (0, count):
+        raise wrong(f"its Basic Offset Table is of {len(table)} frames, not {count}")
+    for number in range(count):
+        if len(table) and table[number] != at:
+            raise wrong(f"its Basic Offset Table puts frame {number + 1} at {table[number]}")
+        fragment = _item(stream)
+        at += len(fragment) + 8
         yield undo(header, fragment)
-    if found != count or stream.read(8) != _END:
-        raise wrong(f"its Pixel Data has not the {count} frames that are described")
+    if stream.read(8) != _END:
+        raise wrong(f"its Pixel Data has more than the {count} frames that are described")
+
+
+def _item(stream: BinaryIO) -> bytes:
+    """The next fragment. Raises Fatal where there is none."""
+    tag, length = unpack("<4sL", stream.read(8))
+    if tag != _ITEM:
+        raise wrong("a frame is missing in its Pixel Data")
+    return stream.read(int(length))
 
 
 def _from_rle(header: Dataset, fragment: bytes) -> NDArray[np.generic]:
-    bits = int(header.BitsAllocated)
-    voxels, _ = get_decoder(RLELossless).as_array(
-        encapsulate([fragment]),
-        index=0,
-        decoding_plugin="pydicom",
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        samples_per_pixel=int(header.SamplesPerPixel),
-        bits_allocated=bits,
-        bits_stored=int(header.BitsStored),
-        pixel_representation=int(header.PixelRepresentation),
-        photometric_interpretation=str(header.PhotometricInterpretation),
-        pixel_keyword="PixelData",
-        number_of_frames=1,
+    options: dict[str, Any] = {
+        "rows": int(header.Rows),
+        "columns": int(header.Columns),
+        "samples_per_pixel": int(header.SamplesPerPixel),
+        "bits_allocated": int(header.BitsAllocated),
+        "bits_stored": int(header.BitsStored),
+        "pixel_representation": int(header.PixelRepresentation),
+        "photometric_interpretation": str(header.PhotometricInterpretation),
+        "pixel_keyword": "PixelData",
+        "number_of_frames": 1,
+    }
+    voxels, _ = RLELosslessDecoder.as_array(
+        encapsulate([fragment]), index=0, decoding_plugin="pydicom", **options
     )
     return voxels
 

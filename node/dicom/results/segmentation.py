@@ -139,7 +139,7 @@ def _describe_image(dataset: Dataset, answer: Answer, form: SegForm, part: Part)
     dataset.HighBit = bits - 1
     dataset.PixelRepresentation = 0
     if form.type is SegType.LABELMAP:
-        dataset.PixelPaddingValue = 0  # the background, C.7.5.1.1.2
+        dataset.add_new("PixelPaddingValue", "US", 0)  # the background, PS3.3 C.7.5.1.1.2
     if form.type is SegType.FRACTIONAL:
         dataset.SegmentationFractionalType = "PROBABILITY"
         dataset.MaximumFractionalValue = MAXIMUM_FRACTIONAL_VALUE

@@ -7,6 +7,7 @@ what the form promises a viewer must be so. Nothing here is shared with the enco
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from struct import error as struct_error
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def verify_segmentations(objects: Sequence[ResultObject], answer: Answer, form: 
         for number, one in enumerate(objects, start=1):
             gate.read(one, number)
         gate.close()
-    except (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct_error) as error:
         raise wrong(f"it lacks what a Segmentation must have: {error!r}") from error
 
 
@@ -133,12 +134,10 @@ class _Gate:
 
     def _paint_all(self, frame: Frame, index: int, segments: Mapping[int, Segment]) -> None:
         """A frame of a LABELMAP, whose values are Segment Numbers."""
-        labels = np.zeros(int(np.iinfo(frame.voxels.dtype).max) + 1, self.painted.dtype)
-        for number, segment in segments.items():
-            labels[number] = segment.number
-        unknown = int(frame.voxels.max())
-        if unknown > len(segments):
-            raise wrong(f"{frame} on slice {index} shows the unknown Segment {unknown}")
+        largest = int(frame.voxels.max())
+        if largest > len(segments):
+            raise wrong(f"{frame} on slice {index} shows the unknown Segment {largest}")
+        labels = np.array([0, *(s.number for s in segments.values())], self.painted.dtype)
         _paint(self.painted[index], frame, frame.voxels, labels[frame.voxels])
 
     def _require_probable(self, frame: Frame, label: int, index: int) -> None:
