@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from bench.figure import Comparison, Section
@@ -209,7 +208,7 @@ def _theirs(answer: Answer, form: SegForm, path: Path) -> Written:
 
     from node.dicom.results.segments import descriptions
 
-    segments: list[Dataset] = descriptions(answer.model.segments, answer, ())
+    segments: Any = descriptions(answer.model.segments, answer, ())
     rle = form.compression is Compression.RLE
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     before = memory.resident()
