@@ -41,13 +41,13 @@ T = TypeVar("T")
 class Frame:
     """One plane of one Segment, as the Segmentation states it.
 
-    number: 1 to n. segment_number: None in a LABELMAP. position: centre of the first voxel, LPS mm.
+    number: 1 to n. segment_number: 0 in a LABELMAP. position: centre of the first voxel, LPS mm.
     sources: the SOP Instance UIDs it was derived from, with the frame of a multi-frame one.
     voxels: (row, column); what is written: 0 or 1, a Segment Number, a fraction.
     """
 
     number: int
-    segment_number: int | None
+    segment_number: int
     position: Vector
     sources: tuple[Origin, ...]
     voxels: NDArray[np.generic]
@@ -58,7 +58,7 @@ class Frame:
         return self.voxels.astype(np.bool_)
 
     def __str__(self) -> str:
-        which = "" if self.segment_number is None else f" (Segment {self.segment_number})"
+        which = f" (Segment {self.segment_number})" if self.segment_number else ""
         return f"frame {self.number}{which}"
 
 
@@ -108,7 +108,7 @@ def segment_volumes_ml(segmentation: Dataset) -> dict[str, float]:
     volumes = dict.fromkeys(labels.values(), 0.0)
     for frame in frames(segmentation):
         ml = int(np.count_nonzero(frame.mask)) * voxel_mm3 / 1000.0
-        volumes[labels[frame.segment_number or 0]] += ml
+        volumes[labels[frame.segment_number]] += ml
     return volumes
 
 
@@ -160,8 +160,8 @@ class _Groups:
         self._label_map = header.SegmentationType == "LABELMAP"
         self._known: dict[tuple[BaseTag, bytes], Any] = {}
 
-    def segment_number(self, groups: Dataset) -> int | None:
-        return None if self._label_map else self._once(groups, _SEGMENT, _segment_number)
+    def segment_number(self, groups: Dataset) -> int:
+        return 0 if self._label_map else self._once(groups, _SEGMENT, _segment_number)
 
     def position(self, groups: Dataset) -> Vector:
         return self._once(groups, _POSITION, _position)
