@@ -60,15 +60,24 @@ def answer_of(
 
 
 def real_source(folder: Path) -> SourceSeries:
-    """The Series of a folder of real files; media directories in it are none of it."""
-    return read_files(SeriesInstanceUID(""), dicom_files(folder))
+    """The Series of a folder of real files, with the Frame of Reference that some were robbed of."""
+    series = read_files(SeriesInstanceUID(""), dicom_files(folder))
+    for instance in series.instances:
+        if not instance.get("FrameOfReferenceUID"):
+            instance.FrameOfReferenceUID = "1.2.840.99"
+    return series
 
 
 def blobs(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Labels 1 and 2 with holes, islands in holes, pixels that touch by corners, at all borders."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=shape), 2)
-    labels = (noise > 0.02).astype(np.uint8)
-    labels[noise < -0.05] = 2
+    """Labels 1 and 2 with holes, islands in holes, and pixels that touch by corners.
+
+    They lie at the last borders, and in no more than 64 rows and columns.
+    """
+    part = tuple(min(size, 64) for size in shape)
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=part), 2)
+    labels = np.zeros(shape, np.uint8)
+    corner = labels[-part[0] :, -part[1] :, -part[2] :]
+    corner[noise > 0.02], corner[noise < -0.05] = 1, 2
     return labels
 
 

@@ -43,7 +43,9 @@ class Slice:
 
     def points_mm(self, polygon: Polygon) -> NDArray[np.float64]:
         """(point, xyz), LPS."""
-        points = self.origin + polygon[:, :1] * self.along_rows + polygon[:, 1:] * self.along_columns
+        points = (
+            self.origin + polygon[:, :1] * self.along_rows + polygon[:, 1:] * self.along_columns
+        )
         return np.round(points, self.decimals) + 0.0  # no −0
 
     def contour(self, polygon: Polygon) -> bytes:

@@ -128,7 +128,9 @@ def _edges(sides: Labels) -> tuple[_Edges, Indices]:
     label = right[direction, start]
     end = start + np.array([1, width, -1, -width])[direction]
     # Ahead on the right another label: around the own pixel. Ahead on both sides the own: left.
-    turned = np.where(right[direction, end] != label, 1, np.where(left[direction, end] != label, 0, 3))
+    turned = np.where(
+        right[direction, end] != label, 1, np.where(left[direction, end] != label, 0, 3)
+    )
     follower = numbers[(direction + turned) % 4, end]
     edges = _Edges(width, label, direction, end.tolist(), follower.tolist(), (turned != 0).tolist())
     return edges, numbers

@@ -46,9 +46,7 @@ class SourceSlice:
 
 
 def wrong_structure_set(sentence: str) -> Fatal:
-    return Fatal(
-        f"the Structure Set is wrong and must not leave (please report this): {sentence}"
-    )
+    return Fatal(f"the Structure Set is wrong and must not leave (please report this): {sentence}")
 
 
 def source_slices(answer: Answer) -> Mapping[Origin, SourceSlice]:

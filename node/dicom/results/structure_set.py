@@ -45,6 +45,11 @@ STRUCTURE_SETS: Final = SeriesKind("RTSTRUCT", 4000, "Structure set: ")
 _STUDY_CLASS = UID("1.2.840.10008.3.1.2.3.1")  # Detached Study Management: what C.8.8.5.4 names
 _LABEL_LENGTH = 16  # of an SH, PS3.5 6.2
 _ANATOMICAL_STRUCTURES = ("91723000", "123037004")  # SNOMED CT categories of PS3.16 CID 7150
+_OF_IMAGES = (  # that the context of a source holds
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
 
 Contours = Mapping[int, list[bytes]]
 
@@ -144,6 +149,8 @@ def _describe(dataset: Dataset, model: Model, caveats: Sequence[Caveat]) -> None
     """RT Series, Structure Set and Approval Modules, PS3.3 C.8.8.1, C.8.8.5, C.8.8.16."""
     assumed = [ORIENTATION_ASSUMED] * model.orientation_assumed
     said = [RESEARCH_USE, *assumed, *(f"{caveat.name}: {caveat.words}" for caveat in caveats)]
+    for keyword in _OF_IMAGES:
+        dataset.pop(keyword, None)
     dataset.OperatorsName = None
     dataset.StructureSetLabel = long_string(model.title)[:_LABEL_LENGTH].strip()
     dataset.StructureSetName = long_string(model.title, profile_mark(model))

@@ -16,6 +16,7 @@ from node.core.anatomy import Code, Segment
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.refilling import paint, source_slices, wrong_structure_set
 
+
 def verify_structure_set(structure_set: ResultObject, answer: Answer) -> None:
     """Whether the contours, filled, are the label map, voxel for voxel, on the source's slices.
 
@@ -75,7 +76,9 @@ def _require_identity(dataset: Dataset, structure_set: ResultObject, answer: Ans
     first = next(one for one in answer.source.instances if one.SOPInstanceUID in used)
     for keyword in ("PatientID", "PatientName"):
         if str(dataset.get(keyword) or "").strip() != str(first.get(keyword) or "").strip():
-            raise wrong_structure_set(f"its {keyword} is not the source's")  # and no name goes to the log
+            raise wrong_structure_set(
+                f"its {keyword} is not the source's"
+            )  # and no name goes to the log
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     ref, reference_uid = structure_set.ref, answer.label_map.frame_of_reference_uid
     stated = {
@@ -142,11 +145,11 @@ def _require_roi(roi: Dataset, contour: Dataset, observation: Dataset, segment: 
 def _require_code(sequence: Sequence[Dataset], code: Code, number: int) -> None:
     (item,) = sequence
     if (item.CodeValue, item.CodingSchemeDesignator) != (code.value, code.scheme):
-        raise wrong_structure_set(f"ROI {number} is coded {item.CodeValue}, not {code.value} ({code.meaning})")
+        raise wrong_structure_set(
+            f"ROI {number} is coded {item.CodeValue}, not {code.value} ({code.meaning})"
+        )
 
 
 def _letters(text: str) -> str:
     """What an LO cannot hold, and the encoder replaces, does not count."""
     return "".join(character for character in text if character.isalnum())
-
-
