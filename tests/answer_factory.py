@@ -60,7 +60,7 @@ def answer_of(
 
 
 def real_source(folder: Path) -> SourceSeries:
-    """The Series of a folder of real files, with the Frame of Reference that some were robbed of."""
+    """The Series of a folder of real files, each with a Frame of Reference."""
     series = read_files(SeriesInstanceUID(""), dicom_files(folder))
     for instance in series.instances:
         if not instance.get("FrameOfReferenceUID"):

@@ -27,10 +27,11 @@ def outlines(plane: Labels, max_points: int) -> dict[int, list[Polygon]]:
     max_points: of one polygon, at least 4; a region that needs more is cut into several.
     """
     first_row, first_column, cropped = _cropped(plane)
+    offset = np.array([first_row, first_column])
     polygons: dict[int, list[Polygon]] = defaultdict(list)
     for label, polygon in _traced(cropped):
         pieces = [polygon] if len(polygon) <= max_points else _cut(cropped, polygon, max_points)
-        polygons[label] += [piece + (first_row, first_column) for piece in pieces]
+        polygons[label] += [piece + offset for piece in pieces]
     return dict(polygons)
 
 
@@ -55,7 +56,7 @@ def _cut(plane: Labels, polygon: Polygon, max_points: int) -> list[Polygon]:
     else:
         halves[0][:, columns:], halves[1][:, :columns] = 0, 0
     pieces = [piece for half in halves for piece in outlines(half, max_points).get(1, [])]
-    return [piece + (top, left) for piece in pieces]
+    return [piece + np.array([top, left]) for piece in pieces]
 
 
 @dataclass(eq=False)
