@@ -6,6 +6,7 @@ for the same reason. No name of a patient is drawn.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
 from node.core.anatomy import Code, Segment
+from node.core.errors import Fatal
 from node.core.result import ObjectRef, ResultKind
 from node.core.volume import Affine, LabelMap
 from node.dicom.drawing import (
@@ -54,7 +56,7 @@ MOST: Final = 9  # pictures
 _USUAL = 6  # of which some may show no Segment that the others do not
 _WELL_SHOWN = 0.7  # of the largest area that a Segment has on any slice
 _WINDOW_PERCENT = (1.0, 99.5)
-_LEAST_GREY = 0.01  # of the pixels: a window that leaves fewer between black and white is no use
+_LEAST_CONTRAST = 0.25  # of the grey levels; a window that leaves the slice less is no use
 _LONGEST_NAME = 40  # characters in the legend
 _SHORT_LEGEND = 12
 _OBLIQUE = 0.1  # of a cosine
@@ -172,11 +174,10 @@ def _window(one: _Slice) -> tuple[float, float]:
         )
     except Exception:  # absent, or of values that are none: there is always the other way
         centre = width = float("nan")
-    low, high = centre - width / 2, centre + width / 2
-    grey = np.count_nonzero((one.values > low) & (one.values < high)) / one.values.size
-    if width > 0 and grey >= _LEAST_GREY:
-        return low, high
     low, high = np.percentile(one.values, _WINDOW_PERCENT)
+    asked = centre - width / 2, centre + width / 2
+    if width > 0 and np.ptp(np.clip((low, high), *asked)) >= _LEAST_CONTRAST * width:
+        return asked
     return float(low), float(high)
 
 
@@ -258,7 +259,7 @@ def _describe_image(dataset: Dataset, answer: Answer, one: _Slice) -> None:
     dataset.BurnedInAnnotation = "YES"
     dataset.DateOfSecondaryCapture = dataset.ContentDate
     dataset.TimeOfSecondaryCapture = dataset.ContentTime
-    dataset.Laterality = one.instance.get("Laterality")  # Type 2C, C.7.3.1: may be empty
+    _copy_side(dataset, one)
     dataset.PatientOrientation = _patient_orientation(answer.label_map.affine)
     dataset.ImageComments = RESEARCH_USE
     dataset.DerivationDescription = f"outlines of a segmentation drawn over slice {one.index + 1}"
@@ -267,6 +268,19 @@ def _describe_image(dataset: Dataset, answer: Answer, one: _Slice) -> None:
         origin.ReferencedFrameNumber = one.frame
     origin.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
     dataset.SourceImageSequence = [origin]
+
+
+def _copy_side(dataset: Dataset, one: _Slice) -> None:
+    """Of a paired part of the body, which one: Type 2C, as far as the source says it (C.7.3.1)."""
+    for keyword in ("BodyPartExamined", "Laterality", "ImageLaterality"):
+        if keyword in one.instance:
+            dataset[keyword] = deepcopy(one.instance[keyword])
+    if one.frame is not None:
+        try:
+            side = stated(one.instance, one.frame, "FrameAnatomySequence", "FrameLaterality")
+            dataset.ImageLaterality = side.value
+        except (AttributeError, Fatal, LookupError):
+            pass  # it does not say it
 
 
 def _patient_orientation(affine: Affine) -> list[str]:
