@@ -230,6 +230,21 @@ def test_contours_of_an_enhanced_source_name_its_frames() -> None:
     verify_structure_set(made, answer)
 
 
+def test_contours_on_unevenly_spaced_slices_lie_where_the_slices_do() -> None:
+    places = [0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 15.0, 18.0]
+    series = make_series(8, 30, 40, (2.0, 1.0, 0.5))
+    for one, place in zip(series, places, strict=True):
+        one.ImagePositionPatient = [-10.0, 20.0, 30.0 + place]
+    source, rules = source_of(series), InputRules(resample=True)
+    array = np.ones(assemble(source, rules).array.shape, np.uint8)
+    answer = answer_of(source, array, make_model(), rules)
+    made = encode_structure_set(answer)
+    found = [float(contour.ContourData[2]) for _, contour in contours(read(made))]
+    assert found == [30.0 + place for place in places]
+    assert read(made).SeriesDescription == "Structure set: Hippocampus (resampled)"
+    verify_structure_set(made, answer)
+
+
 def test_an_roi_carries_name_codes_and_colour_of_its_segment() -> None:
     dataset = read(encode_structure_set(answered()))
     roi, drawn, observed = (

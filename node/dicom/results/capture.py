@@ -135,7 +135,7 @@ def _picture(answer: Answer, one: _Slice) -> Image.Image:
     """The slice at the upper left corner, so that rulers of a viewer measure on it; words below."""
     affine, segments = answer.label_map.affine, answer.model.segments
     labels = answer.label_map.array[one.index]
-    size = size_px(*labels.shape, one.spacing_mm, _pixel_mm(one))
+    size = size_px(labels.shape[0], labels.shape[1], one.spacing_mm, _pixel_mm(one))
     parts = [drawn(one.values, labels, segments, _window(one), affine, size)]
     position = answer.label_map.slice_positions[one.index]
     place = place_in_words(affine, position)

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 Labels = NDArray[np.integer]
 Polygon = NDArray[np.float64]  # (point, row and column); pixel centres are whole numbers
-Indices = NDArray[np.intp]
+Indices = NDArray[np.integer]
 
 _EAST, _SOUTH, _WEST, _NORTH = range(4)  # an edge has its own pixel at its right hand
 

@@ -111,7 +111,8 @@ def _at_centres(plane: NDArray[np.generic], rows: int, columns: int) -> NDArray[
     """What lies under the centre of each pixel of the picture."""
     row = np.floor((np.arange(rows) + 0.5) / rows * plane.shape[0]).astype(int)
     column = np.floor((np.arange(columns) + 0.5) / columns * plane.shape[1]).astype(int)
-    return plane[row][:, column]
+    under: NDArray[np.generic] = plane[row][:, column]
+    return under
 
 
 def _require_outlines(
