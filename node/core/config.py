@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,9 +23,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from node.core.conditions import Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.model import Profile
+from node.core.result import Compression
 from node.core.suggest import did_you_mean
 from node.core.verdict import Verdict
 from node.core.volume import NATIVE, parse_orientation
+from node.core.wants import PROFILES, wants_of
 
 ENV_PREFIX = "NODE_"
 ENV_DELIMITER = "__"
@@ -71,6 +74,20 @@ class DicomSection(Section):
     accept: AcceptSection = AcceptSection()
 
 
+class ResultsSection(Section):
+    """What a Peer gets, where that differs from its profile; None: as the profile has it."""
+
+    segmentation: Literal["binary", "labelmap", "fractional", "none"] | None = None
+    empty_frames: bool | None = None
+    max_frames: int | None = Field(None, ge=0)
+    compression: Compression | None = None
+    report: bool | None = None
+    structure_set: bool | None = None
+    capture: bool | None = None
+    refusal_report: bool | None = None
+    rejection_note: bool | None = None
+
+
 class PeerSection(Section):
     ae_title: AETitleText
     host: str
@@ -78,6 +95,23 @@ class PeerSection(Section):
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
     may_store: bool = True
+    profile: str = "default"
+    results: ResultsSection = ResultsSection()
+
+    @field_validator("profile")
+    @classmethod
+    def _known(cls, profile: str) -> str:
+        if profile not in PROFILES:
+            raise ValueError(
+                f'there is no profile "{profile}"{did_you_mean(profile, list(PROFILES))}; '
+                f"known are {', '.join(PROFILES)}"
+            )
+        return profile
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PeerSection":
+        wants_of(self.profile, self.results.model_dump())
+        return self
 
 
 class ClosingSection(Section):
@@ -103,6 +137,7 @@ class InferenceSection(Section):
 class DeliverySection(Section):
     retry_first_seconds: float = Field(5.0, gt=0)
     retry_max_seconds: float = Field(3600.0, gt=0)
+    confirm_seconds: float = Field(60.0, gt=0)
 
 
 class RetentionSection(Section):
