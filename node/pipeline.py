@@ -31,8 +31,9 @@ from node.dicom.outbox import Outbox
 from node.dicom.results.answer import Answer
 from node.dicom.results.make import make_objects
 from node.dicom.routing import Route, fit, routing_in_words
+from node.dicom.scu.answers import Stored
 from node.dicom.scu.peer import Peer
-from node.dicom.scu.storage import Stored, store
+from node.dicom.scu.storage import store
 from node.dicom.series import SourceSeries
 from node.ordering import Starts, accepted, starts
 from node.recording import Mapper, Recorded, opened, placed

@@ -14,11 +14,10 @@ from node import pipeline
 from node.core.delivery import Delivery
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, backoff_seconds
-from node.core.names import AETitle, JobId
+from node.core.names import AETitle, JobId, SOPInstanceUID
 from node.dicom.outbox import Outbox
-from node.dicom.scu.answers import Outcome
+from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
-from node.dicom.scu.storage import Stored
 from node.lanes.confirm import Confirming
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.store.deliveries import DeliveryStore, Taken
@@ -108,15 +107,14 @@ class DeliverLane(Lane):
             answers = pipeline.deliver(
                 job.id, uids, self._outbox, self._peer, self._calling_ae_title
             )
-            outcomes = {one.sop_instance_uid: one for one in answers}
         except Temporary as error:
-            outcomes = _all(uids, Outcome.TEMPORARY, str(error))
+            answers = _all(uids, Outcome.TEMPORARY, str(error))
         except Fatal as error:
-            outcomes = _all(uids, Outcome.PERMANENT, str(error))
+            answers = _all(uids, Outcome.PERMANENT, str(error))
         except Exception as error:
             reason = "".join(traceback.format_exception(error))
-            outcomes = _all(uids, Outcome.PERMANENT, reason)
-        self._record(job, [(one, outcomes[one.sop_instance_uid]) for one in deliveries])
+            answers = _all(uids, Outcome.PERMANENT, reason)
+        self._record(job, list(zip(deliveries, answers, strict=True)))
 
     def _record(self, job: Job, answers: Sequence[tuple[Delivery, Stored]]) -> None:
         """What the Peer answered to each object; asks it to confirm what it stored."""
@@ -163,5 +161,5 @@ class DeliverLane(Lane):
                 )
 
 
-def _all(uids: Sequence[str], outcome: Outcome, answer: str) -> dict[str, Stored]:
-    return {uid: Stored(uid, outcome, answer) for uid in uids}
+def _all(uids: Sequence[SOPInstanceUID], outcome: Outcome, answer: str) -> list[Stored]:
+    return [Stored(uid, outcome, answer) for uid in uids]
