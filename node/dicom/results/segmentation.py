@@ -35,6 +35,7 @@ from node.dicom.results.context import (
     refer_to_source,
     set_character_set,
     set_times,
+    tracking_id,
     words_of,
 )
 from node.dicom.results.frames import (
@@ -232,7 +233,7 @@ def _description(
         segmented_property_type=sr_code(segment.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
-        tracking_id=f"{model.name} {segment.number} {segment.label}",
+        tracking_id=tracking_id(model, segment),
         tracking_uid=derive_uid("tracking", uids.sop_instance_uid, str(segment.number)),
         anatomic_regions=[sr_code(segment.region)] if segment.region else None,
         display_color=CIELabColor.from_rgb(*segment.colour),
