@@ -17,6 +17,8 @@ from node.core.volume import LabelMap, Volume
 
 _SIGNIFICANT_DIGITS = 7
 _BLOCK = 256  # points compared with all others at a time
+_FEW = 1000  # points that are compared faster than their hull is found
+_WALKS = 4  # from a point to the one farthest from it
 
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -100,13 +102,16 @@ def largest_diameter_mm(mask: Mask, box: Box, label_map: LabelMap) -> float:
     """Maximum 3D Diameter of the mesh of a Segment (IBSI L0JK), mm; exact.
 
     The mesh is that of marching cubes at one half: its vertices lie half way between each voxel
-    and a neighbour (of six) outside, so that one voxel is as long as its longest side. The two
-    points that lie farthest apart are corners of the convex hull.
+    and a neighbour (of six) outside, so that one voxel is as long as its longest side.
     """
     crossings = np.concatenate(list(_crossings(mask))) + [axis.start for axis in box]
     points = _points_mm(crossings, label_map)
-    even = label_map.positions is None
-    return _farthest_mm(points[_corners(crossings if even else points)])
+    near_ends = _near_ends(points)
+    crossings, points = crossings[near_ends], points[near_ends]
+    if len(points) > _FEW:
+        even = label_map.positions is None
+        points = points[_corners(crossings if even else points)]
+    return _farthest_mm(points)
 
 
 def _crossings(mask: Mask) -> Iterator[Points]:
@@ -133,8 +138,27 @@ def _points_mm(indices: Points, label_map: LabelMap) -> Points:
     return np.asarray(origins + indices[:, 1:] @ label_map.affine[:3, 1:3].T, np.float64)
 
 
+def _near_ends(points: Points) -> Mask:
+    """Which points can be an end of the longest line at all.
+
+    No line is longer than its two ends' distances from a centre together, so that an end lies at
+    least as far off as the longest line that is known is longer than the farthest point. Of what
+    is long that leaves a few points, of a ball all.
+    """
+    start, end = points[0], points[0]
+    for _ in range(_WALKS):
+        start, end = end, points[np.argmax(_distances(points, end))]
+    longest = float(np.linalg.norm(end - start))
+    radii = _distances(points, (start + end) / 2.0)
+    return np.asarray(radii >= (longest - radii.max()) * (1.0 - 1e-9), np.bool_)
+
+
+def _distances(points: Points, origin: Points) -> Points:
+    return np.asarray(np.linalg.norm(points - origin, axis=1), np.float64)
+
+
 def _corners(points: Points) -> NDArray[np.intp]:
-    """Which of the points are corners of their convex hull.
+    """The corners of the convex hull, between two of which the longest line is.
 
     In steps of the grid, where a voxel that is a thousand times longer than wide is still a cube.
     """
@@ -142,7 +166,7 @@ def _corners(points: Points) -> NDArray[np.intp]:
 
     try:
         return np.asarray(ConvexHull(points).vertices)
-    except QhullError:  # all but flat, in mm: joggled by less than a float can tell
+    except QhullError:  # all but flat: joggled by less than seven digits tell
         return np.asarray(ConvexHull(points, qhull_options="QJ").vertices)
 
 
