@@ -97,7 +97,6 @@ def new_document(
             delattr(dataset, keyword)
     identify(dataset, source, uids, sop_class, in_space=False)
     describe_series(dataset, source, model, caveats, kind)
-    del dataset.DeviceUID  # of the contributing equipment: older archives know it there alone
     set_times(dataset, source, created_at)
     set_character_set(dataset, source, texts)
     dataset.ReferencedPerformedProcedureStepSequence = []  # Type 2, PS3.3 C.17.1
