@@ -156,7 +156,9 @@ class Node:
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        refusing = RefusalLane(jobs, inbox, outbox, models, wants, lambda: _wake(delivering))
+        refusing = RefusalLane(
+            jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
+        )
         keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)

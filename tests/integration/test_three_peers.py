@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -59,7 +60,8 @@ class Archive:
 
     def _store(self, event: Event) -> int:
         time.sleep(self.seconds)
-        self.came[str(event.request.AffectedSOPInstanceUID)] += 1
+        request: Any = event.request
+        self.came[str(request.AffectedSOPInstanceUID)] += 1
         return self.status
 
 

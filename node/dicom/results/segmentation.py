@@ -105,7 +105,7 @@ def _described(
     dataset = Dataset()
     copy_context(dataset, first)
     identify(dataset, first, uids, SOP_CLASSES[form.type], TRANSFER_SYNTAXES[form.compression])
-    describe_series(dataset, first, model, caveats, part.number)
+    describe_series(dataset, first, model, caveats, number=part.number)
     set_times(dataset, first, answer.created_at)
     set_character_set(dataset, first, words_of(model, part.segments))
     refer_to_source(dataset, instances)
