@@ -74,7 +74,7 @@ class Groups:
             raise Fatal(f'no Segmentation has "{name}", of which there are voxels to report')
         site = segment.region or (segment.type if segment.laterality else None)
         side = sr_code(segment.laterality) if segment.laterality else None
-        return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(place.tracking_uid, name),
             referenced_segment=ReferencedSegment(
                 place.segmentation.sop_class_uid,
@@ -88,6 +88,8 @@ class Groups:
             algorithm_id=self._algorithm(),
             measurements=list(self._measurements(measured)),
         )
+        group[0].ContinuityOfContent = "SEPARATE"  # a list, not a text: else names are not shown
+        return group
 
     def _algorithm(self) -> Any:
         """TID 4019, in short; the Segmentation has it at length."""
