@@ -82,7 +82,7 @@ def encode_refusal(
     ref = ObjectRef(
         ResultKind.REFUSAL, "", BasicTextSRStorage, uids.series_instance_uid, uids.sop_instance_uid
     )
-    return ResultObject(ref, file_bytes(dataset))
+    return ResultObject(ref, (file_bytes(dataset),))
 
 
 def in_words(reason: str) -> str:

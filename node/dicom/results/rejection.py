@@ -61,7 +61,7 @@ def encode_rejection(answer: Answer) -> ResultObject:
         uids.series_instance_uid,
         uids.sop_instance_uid,
     )
-    return ResultObject(ref, file_bytes(dataset))
+    return ResultObject(ref, (file_bytes(dataset),))
 
 
 def _source(answer: Answer) -> Dataset:

@@ -46,7 +46,8 @@ from node.dicom.results.document import (
 )
 from node.dicom.results.groups import Groups, places_of
 from node.dicom.results.measurements import measure
-from node.dicom.results.segmentation import CHANGES, RESEARCH_USE, file_bytes
+from node.dicom.results.segmentation import RESEARCH_USE, file_bytes
+from node.dicom.results.segments import CHANGES
 from node.dicom.results.units import Quantity, quantity_of
 
 _SERIES: Final = SeriesKind("SR", 2000, "Research use: measurements, ")
@@ -114,7 +115,7 @@ def encode_report(
         uids.series_instance_uid,
         uids.sop_instance_uid,
     )
-    return ResultObject(ref, file_bytes(dataset))
+    return ResultObject(ref, (file_bytes(dataset),))
 
 
 def _sources(answer: Answer) -> list[Dataset]:
