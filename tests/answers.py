@@ -7,18 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import (
-    CTImageStorage,
-    PositronEmissionTomographyImageStorage,
-    SegmentationStorage,
-)
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from node.core.model import InputRules, Model
-from node.core.result import Identity, ObjectRef, ResultKind
+from node.core.result import Identity, ObjectRef, SegForm
 from node.core.volume import LabelMap
 from node.dicom.assemble import stack
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode, file_bytes
+from node.dicom.results.segmentation import encode_segmentations
 from node.dicom.series import SourceSeries
 from tests.series_factory import make_series
 from tests.unit.test_seg import CREATED_AT, make_model
@@ -57,26 +53,10 @@ def boxes_in(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return array
 
 
-def segmentation_of(answer: Answer) -> ResultObject:
-    """The default Segmentation of an Answer."""
-    uids = answer.uids(ResultKind.SEGMENTATION)
-    dataset = encode(
-        answer.label_map,
-        answer.model,
-        answer.source,
-        uids,
-        answer.created_at,
-        answer.planes,
-        verdict=answer.verdict,
-    )
-    ref = ObjectRef(
-        ResultKind.SEGMENTATION,
-        "",
-        SegmentationStorage,
-        uids.series_instance_uid,
-        uids.sop_instance_uid,
-    )
-    return ResultObject(ref, file_bytes(dataset))
+def segmentation_of(answer: Answer, form: SegForm | None = None) -> ResultObject:
+    """The Segmentation of an Answer, the default one by default."""
+    (one,) = encode_segmentations(answer, form or SegForm())
+    return one
 
 
 def with_predecessors(answer: Answer, refs: Sequence[ObjectRef]) -> Answer:

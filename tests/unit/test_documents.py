@@ -236,7 +236,7 @@ def test_a_rejection_note_that_is_wrong_does_not_leave(
     dataset = dcmread(BytesIO(note.content))
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
-        verify_rejection(replace(note, content=file_bytes(dataset)), answer)
+        verify_rejection(replace(note, pieces=(file_bytes(dataset),)), answer)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,6 @@ def test_a_refusal_that_is_wrong_does_not_leave(
     refusal = _refused(instances)
     dataset = dcmread(BytesIO(refusal.content))
     spoil(dataset)
-    spoiled = replace(refusal, content=file_bytes(dataset))
+    spoiled = replace(refusal, pieces=(file_bytes(dataset),))
     with pytest.raises(Fatal, match=sentence):
         verify_refusal(spoiled, instances[0], REASON, _referenced(instances))

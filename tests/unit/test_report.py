@@ -19,11 +19,12 @@ from node.core.anatomy import Segment
 from node.core.errors import Fatal
 from node.core.model import InputRules, Profile
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
-from node.core.result import ObjectRef, ResultKind
+from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegType
 from node.core.verdict import Verdict
 from node.dicom.inbox import read_files
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.report import encode_report
+from node.dicom.results.segmentation import encode_segmentations
 from node.dicom.results.verify_report import verify_report
 from node.dicom.series import SourceSeries
 from tests.answers import (
@@ -41,6 +42,7 @@ from tests.unit.test_seg import (
     BRAIN,
     HIPPOCAMPUS,
     LEFT,
+    SEGMENTS,
     STRUCTURE,
     make_model,
     read_back,
@@ -255,13 +257,36 @@ def test_a_successor_names_the_report_it_takes_the_place_of() -> None:
     assert study.StudyInstanceUID == dataset.StudyInstanceUID
 
 
-def test_reports_of_two_forms_are_two_objects() -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        SegForm(SegType.LABELMAP),
+        SegForm(SegType.LABELMAP, compression=Compression.RLE),
+        SegForm(SegType.FRACTIONAL),
+        SegForm(empty_frames=True),
+        SegForm(max_frames=4),
+    ],
+    ids=lambda form: form.name,
+)
+def test_a_report_refers_to_the_segmentation_of_its_form_in_all_its_parts(form: SegForm) -> None:
     answer = answer_of(source_of(make_series()))
-    segmentation = segmentation_of(answer)
-    one = encode_report(answer, [segmentation], "")
-    other = encode_report(answer, [segmentation], "labelmap")
-    assert one.ref.sop_instance_uid != other.ref.sop_instance_uid
-    assert other.ref.form == "labelmap"
+    shown = {s.number: (answer.label_map.array == s.number) * np.uint8(255) for s in SEGMENTS}
+    answer = replace(answer, probabilities=shown)
+    parts = encode_segmentations(answer, form)
+    report = encode_report(answer, parts, form.name)
+    verify_report(report, answer, parts)
+    default, _ = reported(answer)
+    assert report.ref.form == form.name
+    assert report.ref.sop_instance_uid != default.ref.sop_instance_uid
+    referred = [
+        group.referenced_segment[0].ReferencedSOPSequence[0]
+        for group in content_of(report).get_volumetric_roi_measurement_groups()
+    ]
+    assert [one.ReferencedSOPInstanceUID for one in referred] == [
+        parts[0].ref.sop_instance_uid,
+        parts[-1].ref.sop_instance_uid,
+    ]
+    assert {one.ReferencedSOPClassUID for one in referred} == {parts[0].ref.sop_class_uid}
 
 
 def test_a_segment_that_no_segmentation_has_cannot_be_reported() -> None:

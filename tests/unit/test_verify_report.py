@@ -194,7 +194,7 @@ def test_what_is_wrong_is_named_and_does_not_leave(
     dataset = dcmread(DicomBytesIO(report.content))
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
-        verify_report(replace(report, content=file_bytes(dataset)), answer, [segmentation])
+        verify_report(replace(report, pieces=(file_bytes(dataset),)), answer, [segmentation])
 
 
 def test_labels_that_changed_since_are_noticed(
@@ -212,4 +212,4 @@ def test_bytes_that_are_no_document_do_not_leave(
 ) -> None:
     for content in (b"", b"nothing", report.content[:-200], report.content[:3000]):
         with pytest.raises(Fatal, match="the report is wrong and must not leave"):
-            verify_report(replace(report, content=content), answer, [segmentation])
+            verify_report(replace(report, pieces=(content,)), answer, [segmentation])

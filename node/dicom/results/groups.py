@@ -45,13 +45,17 @@ class Place:
 
 
 def places_of(segmentations: Sequence[ResultObject]) -> Mapping[str, Place]:
-    """Each Segment by its Tracking ID, as the Segmentations that will leave have it."""
+    """Each Segment by its Tracking ID, as the Segmentations that will leave have it.
+
+    They are described in the first piece of a file; the rest can be 2 GB.
+    """
     places: dict[str, Place] = {}
     for one in segmentations:
-        header = dcmread(BytesIO(one.content), specific_tags=["SegmentSequence"])
-        for item in header.SegmentSequence:
-            place = Place(of_result(one.ref), int(item.SegmentNumber), str(item.TrackingUID))
-            places.setdefault(str(item.TrackingID).strip(), place)
+        head = dcmread(BytesIO(one.pieces[0]), specific_tags=["SegmentSequence"])
+        for item in head.SegmentSequence:
+            if "TrackingID" in item:  # the background of a LABELMAP has none
+                place = Place(of_result(one.ref), int(item.SegmentNumber), str(item.TrackingUID))
+                places.setdefault(str(item.TrackingID).strip(), place)
     return places
 
 
