@@ -17,7 +17,7 @@ from node.core.model import InputRules
 from node.core.volume import LabelMap, Volume
 from node.dicom.results.measurements import Measured, measure, rounded
 from node.dicom.results.recount import count_again
-from tests.answers import answer_of
+from tests.measured import answer_of
 from tests.unit.test_resample import CASES, RADIUS_MM, sphere_series
 from tests.unit.test_seg import source_of
 

@@ -27,7 +27,8 @@ from node.dicom.results.report import encode_report
 from node.dicom.results.segmentation import encode_segmentations
 from node.dicom.results.verify_report import verify_report
 from node.dicom.series import SourceSeries
-from tests.answers import (
+from tests.assembly_table import real_series, with_uids
+from tests.measured import (
     answer_of,
     boxes_in,
     make_ct,
@@ -35,7 +36,6 @@ from tests.answers import (
     segmentation_of,
     with_predecessors,
 )
-from tests.assembly_table import real_series, with_uids
 from tests.series_factory import make_enhanced, make_series
 from tests.unit.test_resample import TILTED, sphere_series
 from tests.unit.test_seg import (

@@ -18,7 +18,7 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.report import encode_report
 from node.dicom.results.segmentation import file_bytes
 from node.dicom.results.verify_report import verify_report
-from tests.answers import answer_of, make_ct, segmentation_of, with_predecessors
+from tests.measured import answer_of, make_ct, segmentation_of, with_predecessors
 from tests.series_factory import CORONAL, make_series
 from tests.unit.test_resample import CASES, sphere_series
 from tests.unit.test_seg import source_of
