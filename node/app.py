@@ -13,7 +13,7 @@ from node.core.config import Config, PeerSection, RouteSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated

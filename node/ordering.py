@@ -10,7 +10,7 @@ from node.core.model import Model
 from node.core.text import clean
 from node.core.uids import input_fingerprint, result_uids
 from node.core.verdict import Verdict
-from node.dicom.closing import Judgement
+from node.dicom.closing.judgement import Judgement
 from node.dicom.routing import Fit, Route
 from node.store.channel_orders import ChannelRoute
 from node.store.orders import JobOrder

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from node.dicom.closing import INCOMPLETE, RELEASED
+from node.dicom.closing.evidence import INCOMPLETE, RELEASED
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingEnd, IncomingInstance, association_of
 from node.dicom.planes import plane_values

@@ -10,8 +10,9 @@ from node import pipeline
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom import closing
-from node.dicom.closing import Facts, Instance, Judgement, Times, judge
+from node.dicom.closing.evidence import OPEN, UNREAD, Facts, Instance, count_from
+from node.dicom.closing.judgement import Judgement, judge
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.planes import plane_from
 from node.dicom.routing import Route, fit
@@ -212,7 +213,7 @@ def facts_of(
     def ending(one: Brought) -> str | None:
         if one.association is None:
             return None
-        return closing.UNREAD if one.association in unread else one.ending or closing.OPEN
+        return UNREAD if one.association in unread else one.ending or OPEN
 
     return Facts(
         instances=[
@@ -226,7 +227,7 @@ def facts_of(
             for one in brought
         ],
         silent_seconds=silent_seconds,
-        counts=[closing.count_from(values) for values in counts.values()],
+        counts=[count_from(values) for values in counts.values()],
         asks=asks,
         header_counts=header_counts,
     )

@@ -9,7 +9,8 @@ import structlog
 
 from node.core.errors import SegnodeError
 from node.core.names import AETitle, SeriesInstanceUID
-from node.dicom.closing import Count, Times, count_values
+from node.dicom.closing.evidence import Count, count_values
+from node.dicom.closing.times import Times
 from node.dicom.planes import VOLUME_SOP_CLASSES
 from node.dicom.scu.query import Query, querying
 from node.dicom.scu.storage import Peer

@@ -35,7 +35,7 @@ series = Table(
     Column("findings", JSON, nullable=False, server_default="[]"),  # the same, piece by piece
     Column("routing", Text),  # which route matched, or why none did
     Column("verdict", String(16)),  # how sure it is that the Series is whole; of a closed one
-    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing.py
+    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing/
     Column("purged_at", Float),  # its files are deleted
     Index("ix_series_open", "closed_at", "last_received_at"),
 )

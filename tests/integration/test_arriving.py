@@ -12,7 +12,7 @@ from pydicom import Dataset
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route
 from node.lanes.close import CloseLane

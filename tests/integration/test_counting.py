@@ -10,7 +10,8 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.core.names import AETitle
 from node.core.verdict import Verdict
-from node.dicom.closing import Count, Times, count_from
+from node.dicom.closing.evidence import Count, count_from
+from node.dicom.closing.times import Times
 from node.dicom.scu.query import querying
 from node.dicom.scu.storage import Peer
 from node.lanes.count import CountLane

@@ -16,7 +16,7 @@ from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route

@@ -6,17 +6,10 @@ import pytest
 from pydicom import Dataset
 
 from node.core.verdict import Verdict
-from node.dicom.closing import (
-    AHEAD,
-    Count,
-    Facts,
-    Instance,
-    Judgement,
-    Times,
-    count_from,
-    count_values,
-    judge,
-)
+from node.dicom.closing.counts import AHEAD
+from node.dicom.closing.evidence import Count, Facts, Instance, count_from, count_values
+from node.dicom.closing.judgement import Judgement, judge
+from node.dicom.closing.times import Times
 from node.dicom.planes import planes_of
 from tests.series_factory import make_series
 
