@@ -24,6 +24,7 @@ from node.dicom.scu.storage import Peer
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
+from node.lanes.clock import WatchedClock
 from node.lanes.close import CloseLane, longest
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane
@@ -151,7 +152,8 @@ class Node:
             series.reopen(uid, time.time())
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
-        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        clock = WatchedClock(data_dir / "retention.clock")
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
         keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
