@@ -63,30 +63,28 @@ def jobs_explain(
     as_json: AsJson = False,
 ) -> None:
     """What happened to a Series: received, closed, routed, segmented, delivered."""
+    data_dir = load(config).node.data_dir
     with _stores(config) as (jobs, series):
-        found = series.find(uid)
-        stories = [
-            (
-                one,
-                show.Evidence(
-                    series.associations(one.series_instance_uid),
-                    series.conflicts(one.series_instance_uid),
-                ),
-                series.waits(one.series_instance_uid),
-                [
-                    (j, jobs.deliveries(j.id), jobs.events(j.id))
-                    for j in reversed(jobs.of_series(one.series_instance_uid))
-                ],
-            )
-            for one in found
-        ]
-    if not found:
+        stories = [_story(jobs, series, one, data_dir) for one in series.find(uid)]
+    if not stories:
         fail(f"{uid}: no Instance of such a Series, Study or SOP Instance UID was received")
     if as_json:
         print_json([show.story_values(*story) for story in stories])
     else:
         for story in stories:
             out.print("\n".join(escape(line) for line in show.story_lines(*story)))
+
+
+def _story(jobs: Any, series: Any, one: Any, data_dir: Path) -> tuple[Any, ...]:
+    """What `show.story_lines` and `show.story_values` take."""
+    from node.dicom.aside import brought_by
+
+    uid = one.series_instance_uid
+    associations = series.associations(uid)
+    aside = brought_by(data_dir, {each.id for each in associations})
+    evidence = show.Evidence(associations, series.conflicts(uid), aside)
+    told = [(j, jobs.deliveries(j.id), jobs.events(j.id)) for j in reversed(jobs.of_series(uid))]
+    return one, evidence, series.waits(uid), told
 
 
 @jobs_app.command("rerun")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from node.core.job import Delivery, Job, JobState, LoggedEvent
 from node.core.model import Model
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
+    from node.dicom.aside import SetAside
     from node.store.series import StoredAssociation, StoredSeries
     from node.store.waiting import Waiting
 
@@ -188,10 +189,14 @@ def waiting_line(waiting: "Waiting") -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes."""
+    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes.
+
+    aside: what its Associations brought and we refused, by SOP Instance UID.
+    """
 
     associations: Sequence["StoredAssociation"]
     conflicts: Sequence[Mapping[str, Any]]
+    aside: Mapping[str, "SetAside"] = field(default_factory=dict)
 
 
 def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any]:
@@ -207,6 +212,10 @@ def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any
                 "ended_at": moment(one.ended_at),
             }
             for one in evidence.associations
+        ],
+        "refused_here": [
+            {"sop_instance_uid": uid, "file": aside.file, "reason": aside.reason}
+            for uid, aside in evidence.aside.items()
         ],
         "other_bytes": [
             {
@@ -232,7 +241,7 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         answer = "no answer yet" if told["instances"] is None else said
         error = f"; {told['error']}" if told["error"] else ""
         lines.append(f"  asked     {peer}, {moment(told.get('at'))}: {answer}{error}")
-        lines += [f"    missing {one}" for one in told["missing"]]
+        lines += [f"    missing {one}{_refused_here(one, evidence)}" for one in told["missing"]]
         if told["missing_count"] > len(told["missing"]):
             lines.append(f"    and {told['missing_count'] - len(told['missing'])} more")
     for ending, count in Counter(one.ending for one in evidence.associations).items():
@@ -243,6 +252,14 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         for one in evidence.conflicts
     ]
     return lines
+
+
+def _refused_here(missing: str, evidence: Evidence) -> str:
+    """Whether we refused it ourselves: the volume lacks it all the same."""
+    for uid, aside in evidence.aside.items():
+        if missing == uid or missing.endswith(f"({uid})"):
+            return f": refused here, {aside.reason} (aside/{aside.file})"
+    return ""
 
 
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]

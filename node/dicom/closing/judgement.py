@@ -7,15 +7,20 @@ more Instances than are here. See docs/decisions/0008-closing.md.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from node.core.verdict import Verdict
 from node.dicom.closing.counts import agrees, peer_count, silence, unanswered
 from node.dicom.closing.due import closes_after
-from node.dicom.closing.evidence import Facts, Finding
+from node.dicom.closing.evidence import INCOMPLETE, Facts, Finding, Instance
 from node.dicom.closing.stated import concatenation, images_in_acquisition, one_object
 from node.dicom.closing.times import Times
 from node.dicom.closing.whole import associations, geometry, is_coming, no_images, numbers
+
+_REFUSED_HERE: Final = (
+    "an instance of one of its associations was refused here (the log: instance refused; aside/): "
+    "if it is one of these, mend it at the source and send it again"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def judge(facts: Facts, times: Times) -> Judgement:
     verdict = _verdict([*whole, *silent, *more], agreed)
     due = closes_after(verdict, facts, times, bool(more))
     wait = max(0.0, due - facts.silent_seconds)
-    return Judgement(verdict, [*whole, *counting, *silent], wait, _refusal(more))
+    refused = _refusal(more, facts.instances)
+    return Judgement(verdict, [*whole, *counting, *silent], wait, refused)
 
 
 def _whole(facts: Facts, agreed: bool, settled: bool) -> list[Finding]:
@@ -84,12 +90,17 @@ def _verdict(findings: Sequence[Finding], agreed: bool) -> Verdict:
     return Verdict.PROVEN if agreed else Verdict.CONSISTENT
 
 
-def _refusal(more: Sequence[Finding]) -> str | None:
+def _refusal(more: Sequence[Finding], instances: Sequence[Instance]) -> str | None:
+    """Why no Route may have it. What we refused ourselves is missing, too: the volume lacks it."""
     if not more:
         return None
     missing = [one for finding in more for one in finding.missing]
     sentence = "; ".join(one.words for one in more)
-    return sentence + (f"; missing here: {', '.join(missing)}" if missing else "")
+    if missing:
+        sentence += f"; missing here: {', '.join(missing)}"
+    if any(one.ending == INCOMPLETE for one in instances):
+        sentence += f"; {_REFUSED_HERE}"
+    return sentence
 
 
 def _counting(facts: Facts, times: Times) -> list[Finding]:
