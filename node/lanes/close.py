@@ -10,7 +10,7 @@ from node import pipeline
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom.closing.evidence import OPEN, UNREAD, Facts, Instance, count_from
+from node.dicom.closing.evidence import OPEN, UNREAD, Facts, Instance, best_of, count_from
 from node.dicom.closing.judgement import Judgement, judge
 from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
@@ -211,9 +211,7 @@ def facts_of(
     """What the database holds of a Series, as evidence."""
 
     def ending(one: Brought) -> str | None:
-        if one.association is None:
-            return None
-        return UNREAD if one.association in unread else one.ending or OPEN
+        return best_of([UNREAD if name in unread else end or OPEN for name, end in one.bringers])
 
     return Facts(
         instances=[

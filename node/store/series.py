@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Engine, RowMapping, or_, select, update
 from node.core.job import Job
 from node.core.names import AETitle, SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.store import arrivals, waiting
+from node.store import arrivals, bringers, waiting
 from node.store.arrivals import AssociationEnd, Held, StoredInstance
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
@@ -41,14 +41,16 @@ class OpenSeries:
 
 @dataclass(frozen=True)
 class Brought:
-    """One Instance as evidence. ending: of its Association; None while that is open or unknown."""
+    """One Instance as evidence. bringers: each Association that brought it, and how that ended.
+
+    An ending is None while the Association is open.
+    """
 
     sop_instance_uid: str
     number: int | None
     parts: int | None
     planes: Sequence[Mapping[str, Any]]
-    association: str | None
-    ending: str | None
+    bringers: Sequence[tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class SeriesStore:
             return [OpenSeries(**row) for row in rows]
 
     def brought(self, uid: SeriesInstanceUID) -> list[Brought]:
-        """Each Instance of a Series with its Planes and how the Association ended."""
+        """Each Instance of a Series with its Planes and the Associations that brought it."""
         with self._engine.connect() as connection:
             rows = connection.execute(
                 select(
@@ -183,8 +185,15 @@ class SeriesStore:
                 .outerjoin(association, association.c.id == instance.c.association)
                 .where(instance.c.series_instance_uid == uid)
                 .order_by(instance.c.sop_instance_uid)
+            ).all()
+            again = bringers.of_series(connection, uid)
+        return [
+            Brought(
+                *row[:4],
+                bringers=([(row[4], row[5])] if row[4] else []) + list(again.get(row[0], ())),
             )
-            return [Brought(*row) for row in rows]
+            for row in rows
+        ]
 
     def associations(self, uid: SeriesInstanceUID) -> list[StoredAssociation]:
         """The Associations that brought something of a Series, the earliest first."""

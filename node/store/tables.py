@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -94,11 +95,24 @@ instance = Table(
     Column("path", Text, nullable=False),  # relative to the data folder
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
-    Column("association", String(64)),  # that brought it, or brought it again
+    Column("association", String(64)),  # that brought it first
     Column("planes", JSON, nullable=False, server_default="[]"),  # dicom/planes.py
     Column("number", Integer),  # InstanceNumber
     Column("parts", Integer),  # InConcatenationTotalNumber; 0: of a concatenation, not said
     Index("ix_instance_sop", "sop_instance_uid"),
+)
+
+bringer = Table(  # Associations that brought an Instance again, see store/bringers.py
+    "bringer",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("association", String(64), primary_key=True),
+    ForeignKeyConstraint(
+        ["series_instance_uid", "sop_instance_uid"],
+        ["instance.series_instance_uid", "instance.sop_instance_uid"],
+        ondelete="CASCADE",
+    ),
 )
 
 _states = ", ".join(f"'{state}'" for state in JobState)

@@ -10,6 +10,13 @@ RELEASED: Final = "released"
 INCOMPLETE: Final = "incomplete"  # released, but something that was sent over it is not here
 OPEN: Final = "open"
 UNREAD: Final = "unread"  # something of it is safe on disk and cannot be read yet
+_BEST_FIRST: Final = (RELEASED, INCOMPLETE, OPEN, UNREAD)
+
+
+def best_of(endings: Sequence[str]) -> str | None:
+    """The ending that answers for an Instance which several Associations brought; None for none."""
+    order = {ending: place for place, ending in enumerate(_BEST_FIRST)}
+    return min(endings, key=lambda one: (order.get(one, len(order)), one), default=None)
 
 
 @dataclass(frozen=True)
