@@ -9,10 +9,13 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    String,
     and_,
+    cast,
     insert,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as insert_or
@@ -24,7 +27,7 @@ from node.store import bringers, waiting
 from node.store.rows import jobs_of_series, transition
 from node.store.tables import association, conflict, instance, series, series_association
 
-LOST = "lost"
+INCOMPLETE, LOST = "incomplete", "lost"
 _AT_ONCE = 500  # values in one IN; SQLite takes 32,766
 
 
@@ -267,8 +270,7 @@ def end_association(connection: Connection, end: AssociationEnd) -> None:
             )
         )
         _revise(connection, uids)
-        if end.ending == bringers.RELEASED:
-            _reopen_unproven(connection, uids)
+        _reopen_unproven(connection, uids, end.ending)
 
 
 def _keep_for_later(connection: Connection, name: str, end: AssociationEnd) -> None:
@@ -328,8 +330,14 @@ def _revise(connection: Connection, uids: Sequence[str]) -> None:
         )
 
 
-def _reopen_unproven(connection: Connection, uids: Sequence[str]) -> None:
-    """A Series that was given up for want of evidence gets another judgement by new evidence."""
+def _reopen_unproven(connection: Connection, uids: Sequence[str], ending: str) -> None:
+    """A Series that was given up for want of evidence gets another judgement by new evidence.
+
+    One that ended badly helps only where a Peer counts: it may hold the very same Instances.
+    """
+    may_help: ColumnElement[bool] = true()
+    if ending not in (bringers.RELEASED, INCOMPLETE):
+        may_help = cast(series.c.counts, String) != "{}"
     for chunk in _chunks(uids):
         again = connection.scalars(
             update(series)
@@ -339,6 +347,7 @@ def _reopen_unproven(connection: Connection, uids: Sequence[str]) -> None:
                     series.c.closed_at.is_not(None),
                     series.c.verdict == Verdict.UNPROVEN,
                     series.c.purged_at.is_(None),
+                    may_help,
                 )
             )
             .values(closed_at=None)

@@ -12,6 +12,7 @@ from pydicom import Dataset
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
+from node.dicom.closing.evidence import Count, count_values
 from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route
@@ -202,6 +203,35 @@ def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_
     ward.step()
     assert ward.of(series).verdict is Verdict.PROVEN
     assert len(ward.jobs_of(series)) == 1
+
+
+def test_an_association_that_ends_incomplete_lets_a_count_that_agrees_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "incomplete")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.jobs_of(series)) == 1
+
+
+def test_an_association_that_ends_aborted_lets_a_settled_count_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = make_series()
+    uid = SeriesInstanceUID(str(series[0].SeriesInstanceUID))
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.recording.step()
+    settled = Count("pacs", 20, 20, 17, 1.0, compared=True, rested_seconds=1.0)
+    ward.series.add_count(uid, "pacs", count_values(settled), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "aborted")
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.PROVEN
 
 
 def test_the_same_bytes_again_over_a_released_association_vouch_for_an_aborted_one(
