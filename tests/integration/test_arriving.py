@@ -40,14 +40,17 @@ class Ward:
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.deliveries = DeliveryStore(engine)
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
-        self.closing = CloseLane(
+        self.closing = self.closing_lane(self.recording)
+
+    def closing_lane(self, recording: RecordLane) -> CloseLane:
+        return CloseLane(
             self.inbox,
             self.series,
             [ROUTE],
             {"threshold": MODEL},
             Times(settle_seconds=0.2, quiet_seconds=0.5),
             lambda: None,
-            self.recording,
+            recording,
         )
 
     def step(self, seconds: float = 0.0) -> None:
@@ -118,6 +121,33 @@ def test_a_stream_of_other_series_does_not_keep_one_from_closing(ward: Ward) -> 
         if ward.jobs_of(series):
             break
     assert ward.jobs_of(series)
+
+
+def test_receiving_that_outruns_recording_delays_closing_by_what_came_before_only(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    others = iter(range(10_000))
+    association = arrivals.new_association()
+    recorded_at: list[int] = []  # how many batches were recorded when it was seen closed
+
+    def receive(count: int) -> None:
+        made = make_series(slices=count, rows=4, columns=4, name=f"other {next(others)}")
+        arrivals.keep(ward.inbox, made, None, association)
+
+    def batch_recorded() -> None:
+        receive(150)  # while 100 were recorded
+        ward.closing.step()
+        recorded_at.append(len(ward.jobs_of(series)))
+
+    receive(250)
+    recording = RecordLane(ward.inbox, ward.series, batch_recorded)
+    ward.closing = ward.closing_lane(recording)
+    while not any(recorded_at) and len(recorded_at) < 12:
+        recording.step()
+    # 320 lay there when it was complete and first looked at
+    assert recorded_at.index(1) <= 5
 
 
 def test_what_lies_in_incoming_when_the_decision_begins_is_part_of_it(ward: Ward) -> None:
