@@ -18,6 +18,7 @@ from node.dicom.planes import plane_from
 from node.dicom.routing import Route, fit
 from node.lanes.lane import IDLE_SECONDS, Lane, Wake
 from node.lanes.record import RecordLane
+from node.recording import described_again
 from node.store.series import Brought, OpenSeries, SeriesStore, StoredSeries
 
 log = structlog.get_logger()
@@ -142,9 +143,8 @@ class CloseLane(Lane):
         if watched.seen.is_arriving and self._cannot_close_yet(watched):
             wait = watched.times.quiet_seconds - (time.monotonic() - watched.silent_since)
             return Judgement(Verdict.UNPROVEN, (), max(wait, 0.01))
-        brought = self._series.brought(seen.series_instance_uid)
         facts = facts_of(
-            brought,
+            self._brought(seen.series_instance_uid),
             seen.counts,
             time.monotonic() - watched.silent_since,
             self._asks,
@@ -152,6 +152,14 @@ class CloseLane(Lane):
             self._header_counts,
         )
         return judge(facts, watched.times)
+
+    def _brought(self, uid: SeriesInstanceUID) -> Sequence[Brought]:
+        brought = self._series.brought(uid)
+        if again := described_again(brought, self._inbox):
+            self._series.describe(uid, again)
+            log.info("headers read again", series_instance_uid=uid, instances=len(again))
+            return self._series.brought(uid)
+        return brought
 
     def _cannot_close_yet(self, watched: Watched) -> bool:
         """While an Association is open nothing is proven: no need to look at every slice."""

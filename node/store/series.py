@@ -51,6 +51,18 @@ class Brought:
     parts: int | None
     planes: Sequence[Mapping[str, Any]]
     bringers: Sequence[tuple[str, str | None]]
+    sop_class_uid: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a header says of one Instance that is held. planes: see dicom/planes.py."""
+
+    sop_instance_uid: str
+    planes: Sequence[Mapping[str, Any]]
+    number: int | None
+    parts: int | None
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,8 @@ class SeriesStore:
                     instance.c.planes,
                     instance.c.association,
                     association.c.ending,
+                    instance.c.sop_class_uid,
+                    instance.c.path,
                 )
                 .outerjoin(association, association.c.id == instance.c.association)
                 .where(instance.c.series_instance_uid == uid)
@@ -191,9 +205,24 @@ class SeriesStore:
             Brought(
                 *row[:4],
                 bringers=([(row[4], row[5])] if row[4] else []) + list(again.get(row[0], ())),
+                sop_class_uid=row.sop_class_uid,
+                path=row.path,
             )
             for row in rows
         ]
+
+    def describe(self, uid: SeriesInstanceUID, found: Sequence[Described]) -> None:
+        """Notes what an earlier version did not; the Instances are the same."""
+        with self._writing.begin() as connection:
+            for one in found:
+                connection.execute(
+                    update(instance)
+                    .where(
+                        instance.c.series_instance_uid == uid,
+                        instance.c.sop_instance_uid == one.sop_instance_uid,
+                    )
+                    .values(planes=list(one.planes), number=one.number, parts=one.parts)
+                )
 
     def associations(self, uid: SeriesInstanceUID) -> list[StoredAssociation]:
         """The Associations that brought something of a Series, the earliest first."""

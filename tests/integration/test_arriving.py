@@ -1,5 +1,6 @@
 """Recording and closing with a real store and real files: late, again, otherwise, never ended."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -397,6 +398,39 @@ def test_a_file_of_before_associations_had_names_is_read_and_proves_nothing(ward
     ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.of(series).instances == 20
+
+
+def _as_of_schema_0001(ward: Ward) -> None:
+    """The rows as the first version left them: nothing of the headers, nobody who brought them."""
+    with sqlite3.connect(ward.folder / "segnode.sqlite") as connection:
+        connection.execute("UPDATE instance SET planes='[]', number=NULL, association=NULL")
+        connection.execute("DELETE FROM series_association")
+
+
+def test_a_series_of_an_earlier_version_is_judged_by_the_headers_of_its_files(ward: Ward) -> None:
+    series = make_series()
+    del series[7]
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert "1 slice missing there" in str(ward.of(series).evidence)
+    assert "InstanceNumber 8 is missing" in str(ward.of(series).evidence)
+    assert "over an association that is unknown" in str(ward.of(series).evidence)
+
+
+def test_a_series_of_an_earlier_version_that_is_sent_again_is_whole(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.CONSISTENT
 
 
 def test_a_clock_that_is_set_forward_closes_nothing_early(
