@@ -29,6 +29,7 @@ from node.lanes.close import CloseLane, longest
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane
 from node.lanes.lane import Lane
+from node.lanes.pace import Pace
 from node.lanes.record import RecordLane
 from node.lanes.retain import RetentionLane
 from node.lanes.segment import SegmentLane
@@ -138,7 +139,14 @@ class Node:
             header_counts=config.closing.images_in_acquisition,
         )
         counting = [
-            CountLane(series, peer, our_title, longest(routes, times_of(config)), closing.wake)
+            CountLane(
+                series,
+                peer,
+                our_title,
+                longest(routes, times_of(config)),
+                closing.wake,
+                Pace(config.peers[peer.name].queries_per_second),
+            )
             for peer in asked
         ]
         waiting = WaitingStore(store)

@@ -77,6 +77,7 @@ class PeerSection(Section):
     port: Port
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
+    queries_per_second: float = Field(20.0, gt=0)
     may_store: bool = True
 
 
