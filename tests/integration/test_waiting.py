@@ -13,6 +13,7 @@ from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.store import database
 from node.store.channel_orders import ChannelRoute
+from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore, StoredInstance
 from node.store.waiting import ChannelFit, WaitingStore
@@ -299,3 +300,64 @@ def test_one_series_that_fits_both_channels_waits_and_is_refused_in_words(store:
     assert store.come(T1, 0, 1) == []
     (job,) = store.waiting.refuse_due([ROUTE], NOW + WAIT)
     assert "no 2 Series came within 600 s, one for each channel" in (job.reason or "")
+
+
+# --- a second Route that comes to the same input later
+
+
+def _fits_other_later(store: Store, *, at: float) -> None:
+    """FLAIR is routed anew, and fits a Route that did not stand there before."""
+    for uid in (T1, FLAIR):
+        store.series.reopen(uid, at)
+    store.close(T1, 0, at=at, routes=(ROUTE, OTHER))
+    assert store.close(FLAIR, 1, at=at, routes=(ROUTE, OTHER)) == []
+
+
+def _peers(store: Store, job: Job) -> dict[str, bool]:
+    """Which Peers get the result, and whether they still wait for it."""
+    return {one.peer: one.is_open for one in store.jobs.deliveries(job.id)}
+
+
+def test_the_peers_of_a_route_that_comes_later_get_the_result_of_the_job_too(
+    store: Store,
+) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    _fits_other_later(store, at=NOW + 1)
+    (only,) = store.jobs.list()
+    assert (only.id, only.state) == (job.id, JobState.QUEUED)
+    assert _peers(store, job) == {"pacs": True, "viewer": True}
+    _fits_other_later(store, at=NOW + 2)
+    assert len(_peers(store, job)) == 2
+
+
+def test_a_delivered_result_goes_to_the_new_peers_alone(
+    store: Store, engine: sqlalchemy.Engine
+) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    deliveries = DeliveryStore(engine)
+    store.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    taken = deliveries.take("pacs", NOW)
+    assert taken is not None
+    deliveries.delivered(taken[1], "stored", NOW)
+    _fits_other_later(store, at=NOW + 1)
+    assert store.jobs.list()[0].state is JobState.SEGMENTED
+    assert _peers(store, job) == {"pacs": False, "viewer": True}
+    assert deliveries.take("pacs", NOW + 2) is None
+    taken = deliveries.take("viewer", NOW + 2)
+    assert taken is not None
+    finished = deliveries.delivered(taken[1], "stored", NOW + 2)
+    assert finished is not None
+    assert finished.state is JobState.DELIVERED
+
+
+def test_a_failed_job_notes_the_new_peers_and_stays_failed(store: Store) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    store.jobs.transition(job.id, JobState.QUEUED, JobEvent.FAIL, NOW, "broken")
+    _fits_other_later(store, at=NOW + 1)
+    assert store.jobs.list()[0].state is JobState.FAILED
+    assert "viewer" in _peers(store, job)
+    store.jobs.rerun(job.id, JobState.FAILED, NOW + 2)
+    assert _peers(store, job) == {"pacs": True, "viewer": True}
