@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.core.job import Delivery, Job, JobState, LoggedEvent
 from node.core.model import Model
+from node.core.text import counted
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
     from node.dicom.aside import SetAside
@@ -148,21 +149,33 @@ def event_line(event: LoggedEvent) -> str:
 
 
 def series_lines(series: "StoredSeries") -> list[str]:
-    """One Series, for `jobs explain`."""
-    closed = (
-        f"closed {moment(series.closed_at)}: {series.evidence}"
-        if series.closed_at is not None
-        else f"open: last instance {moment(series.last_received_at)}"
-        + (f"; {series.evidence}" if series.evidence else "")
-    )
+    """One closed Series, for `jobs list` and `jobs explain`; what lacks stands in its routing."""
     return [
-        f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
-        f"  received  {series.instances} instances from {series.calling_ae_title}, "
-        f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
-        f"  {closed}",
+        *_received_lines(series),
+        f"  closed    {moment(series.closed_at)}: {_verdict(series)}",
         f"  routing   {series.routing or 'not yet'}",
         *_deleted_lines("instance", series.purged_at),
     ]
+
+
+def open_lines(series: "StoredSeries", waits_for: str) -> list[str]:
+    """One open Series, for the same."""
+    last = moment(series.last_received_at)
+    return [*_received_lines(series), f"  open      last instance {last}; {waits_for}"]
+
+
+def _received_lines(series: "StoredSeries") -> list[str]:
+    return [
+        f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
+        f"  received  {counted(series.instances, 'instance')} from {series.calling_ae_title}, "
+        f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
+    ]
+
+
+def _verdict(series: "StoredSeries") -> str:
+    """All of the evidence where an earlier version noted it in one piece."""
+    has_findings = series.findings and series.verdict is not None
+    return str(series.verdict) if has_findings else str(series.evidence)
 
 
 def _deleted_lines(what: str, purged_at: float | None) -> list[str]:
@@ -237,7 +250,7 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         f"  {signs[one['holds']]} {one['evidence']}: {one['words']}" for one in series.findings
     ]
     for peer, told in series.counts.items():
-        said = f"{told['instances']} instances, when {told['held']} were here"
+        said = f"{counted(told['instances'] or 0, 'instance')}, when {told['held']} were here"
         answer = "no answer yet" if told["instances"] is None else said
         error = f"; {told['error']}" if told["error"] else ""
         lines.append(f"  asked     {peer}, {moment(told.get('at'))}: {answer}{error}")
@@ -245,7 +258,7 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         if told["missing_count"] > len(told["missing"]):
             lines.append(f"    and {told['missing_count'] - len(told['missing'])} more")
     for ending, count in Counter(one.ending for one in evidence.associations).items():
-        lines.append(f"  {count} association{'s' * (count > 1)} {ending or 'open'}")
+        lines.append(f"  {counted(count, 'association')} {ending or 'open'}")
     lines += [
         f"  other bytes of {one['sop_instance_uid']} came from {one['calling_ae_title']}, "
         f"{moment(one['received_at'])}: aside/{one['file']}; the first ones are in use"
@@ -268,13 +281,15 @@ JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 def story_values(
     series: "StoredSeries",
     evidence: Evidence,
-    waits: Sequence["Waiting"],
+    channels: Sequence["Waiting"],
     jobs: Sequence[JobStory],
+    waits_for: str | None = None,
 ) -> dict[str, Any]:
-    """A Series with all its Jobs, for `jobs explain --json`."""
+    """A Series with all its Jobs, for `jobs explain --json`. waits_for: of an open one."""
     return series_values(series) | {
+        "waits_for": waits_for,
         "evidence": evidence_values(series, evidence),
-        "channels": [waiting_values(one) for one in waits],
+        "channels": [waiting_values(one) for one in channels],
         "jobs": [
             job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
             for job, deliveries, events in jobs
@@ -285,12 +300,14 @@ def story_values(
 def story_lines(
     series: "StoredSeries",
     evidence: Evidence,
-    waits: Sequence["Waiting"],
+    channels: Sequence["Waiting"],
     jobs: Sequence[JobStory],
+    waits_for: str | None = None,
 ) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
-    lines = [*series_lines(series), *evidence_lines(series, evidence)]
-    lines += [waiting_line(one) for one in waits]
+    head = series_lines(series) if waits_for is None else open_lines(series, waits_for)
+    lines = [*head, *evidence_lines(series, evidence)]
+    lines += [waiting_line(one) for one in channels]
     return lines + [line for story in jobs for line in job_lines(*story)]
 
 

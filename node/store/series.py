@@ -331,6 +331,10 @@ class SeriesStore:
         with self._engine.connect() as connection:
             return waiting.of_series(connection, uid)
 
+    def still_open(self, limit: int) -> list[StoredSeries]:
+        """Series that are not closed yet, the latest first."""
+        return self._list(series.c.closed_at.is_(None), limit=limit)
+
     def unrouted(self, limit: int) -> list[StoredSeries]:
         """Closed Series that started no Job, the latest first."""
         has_job = (

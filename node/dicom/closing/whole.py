@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from node.core.text import counted
 from node.dicom.closing.evidence import INCOMPLETE, OPEN, RELEASED, UNREAD, Finding, Instance
 from node.dicom.planes import VOLUME_SOP_CLASSES, Plane
 from node.dicom.volumes import Candidate, Fault, split
@@ -25,6 +26,9 @@ def geometry(planes: Sequence[Plane], agreed: bool) -> Finding:
     stacks = [one for one in candidates if one.kind is not Fault.NO_VOLUME]
     if not stacks:
         return Finding("geometry", None, "no slices of a volume")
+    if len(stacks) == 1:
+        slices = counted(len(stacks[0].planes), "slice")
+        return Finding("geometry", True, f"{slices} without a gap")
     sizes = " and ".join(str(len(one.planes)) for one in stacks[:5])
     more = f" and {len(stacks) - 5} more" if len(stacks) > 5 else ""
     return Finding("geometry", True, f"{sizes}{more} slices without a gap")
