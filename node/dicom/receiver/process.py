@@ -19,10 +19,11 @@ from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.limits import Limits
 from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.receiver.reports import READY, Reports
-from node.dicom.receiver.server import ReceivingServer, Surroundings
+from node.dicom.receiver.server import ReceivingServer
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.space import FreeSpace
 from node.dicom.receiver.spool import Clock
+from node.dicom.receiver.surroundings import Surroundings
 
 _STOP_SECONDS: Final = 1.5
 

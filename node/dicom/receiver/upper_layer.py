@@ -24,7 +24,7 @@ from node.dicom.receiver.pdu import P_DATA_TF, PDU, PDV, PDUStream, p_data
 from node.dicom.receiver.status import ProtocolError
 
 if TYPE_CHECKING:
-    from node.dicom.receiver.server import ReceivingAssociation
+    from node.dicom.receiver.association import ReceivingAssociation
 
 _ESTABLISHED: Final = "Sta6"
 _CLOSING: Final = "Sta13"
