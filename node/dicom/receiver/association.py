@@ -15,6 +15,7 @@ from pynetdicom.dul import DULServiceProvider
 from node.dicom.receiver.admission import LimitedACSE
 from node.dicom.receiver.messages import Context, Messages, Sender
 from node.dicom.receiver.reports import ENDED, OPENED
+from node.dicom.receiver.secure import SecureConnection
 from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
 from node.dicom.receiver.surroundings import Surroundings
 from node.dicom.receiver.upper_layer import UpperLayer
@@ -47,6 +48,13 @@ class ReceivingAssociation(Association):
     def contexts(self) -> Mapping[int, Context]:
         """The accepted presentation contexts by id."""
         return self._contexts
+
+    @property
+    def must_be_secure(self) -> bool:
+        """Whether the peer may come by TLS only, and does not."""
+        transport = self.dul.socket
+        is_secure = transport is not None and isinstance(transport.socket, SecureConnection)
+        return not is_secure and self.calling_ae_title in self._around.settings.tls_only
 
     def enter(self) -> str | None:
         """Takes a place among the Associations; or says why there is none."""
@@ -98,6 +106,10 @@ class ReceivingAssociation(Association):
 
     def tell_rejection(self, reason: str) -> None:
         self._warn("association rejected for the time being", reason)
+
+    def tell_insecure(self) -> None:
+        reason = "its peer has tls = true; it has to come over the TLS port"
+        self._warn("association rejected", reason)
 
     def tell_stranger(self) -> None:
         self._warn("association rejected", "its AE title is not of a peer in dicom.accept_from")
