@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from pydantic import SecretStr
 
-from node.core.config import Config, PeerSection, RouteSection
+from node.core.config import Config, PeerSection, RouteSection, TlsSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
@@ -20,7 +21,8 @@ from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
-from node.dicom.scu.storage import Peer
+from node.dicom.scu.peer import Peer, Web
+from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
@@ -268,7 +270,7 @@ def times_of(config: Config) -> Times:
 
 def peers_of(config: Config) -> Mapping[str, Peer]:
     """The Peers of the configuration by name."""
-    return {name: _peer(name, section) for name, section in config.peers.items()}
+    return {name: _peer(name, section, config.dicom.tls) for name, section in config.peers.items()}
 
 
 def accepted_titles(config: Config) -> set[AETitle] | None:
@@ -276,9 +278,8 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     names = config.dicom.accept_from
     if names is not None and "*" in names:
         return None
-    return {
-        AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
-    }
+    titles = {config.peers[name].ae_title for name in (config.peers if names is None else names)}
+    return {AETitle(title) for title in titles if title is not None}
 
 
 def receiver_settings(config: Config) -> Settings:
@@ -292,7 +293,7 @@ def receiver_settings(config: Config) -> Settings:
         sop_classes=kinds.accepted,
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
-        echo_only=[p.ae_title for p in config.peers.values() if not p.may_store],
+        echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
         idle_seconds=dicom.idle_seconds,
@@ -309,9 +310,41 @@ def negotiation_of(config: Config) -> Negotiated:
     return negotiated(config.dicom.accept.model_dump())
 
 
-def _peer(name: str, section: PeerSection) -> Peer:
+def _peer(name: str, section: PeerSection, ours: TlsSection) -> Peer:
     return Peer(
-        name, AETitle(section.ae_title), section.host, section.port, section.timeout_seconds
+        name,
+        AETitle(section.ae_title or ""),
+        section.host or "",
+        section.port or 0,
+        section.timeout_seconds,
+        tls=_tls(section, ours, section.tls_ca or ours.ca) if section.tls else None,
+        web=_web(section, ours) if section.url else None,
+        commitment=section.commitment,
+        max_associations=section.max_associations,
+    )
+
+
+def _tls(section: PeerSection, ours: TlsSection, ca: Path | None) -> Tls:
+    """The Peer's own certificate and key go together, and so do the node's."""
+    own = section.tls_certificate is not None
+    return Tls(
+        ca,
+        section.tls_certificate if own else ours.certificate,
+        section.tls_key if own else ours.key,
+        section.tls_verify_host_name,
+    )
+
+
+def _web(section: PeerSection, ours: TlsSection) -> Web:
+    def text(secret: SecretStr | None) -> str:
+        return secret.get_secret_value() if secret else ""
+
+    return Web(
+        (section.url or "").rstrip("/"),
+        section.user or "",
+        text(section.password),
+        text(section.token),
+        _tls(section, ours, section.tls_ca),
     )
 
 

@@ -5,8 +5,9 @@ Every setting stands in config/node.toml with its default and a comment; a test 
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -14,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -28,6 +30,7 @@ from node.core.volume import NATIVE, parse_orientation
 
 ENV_PREFIX = "NODE_"
 ENV_DELIMITER = "__"
+_HIDDEN = ("password", "token", "url")  # never repeated: secrets, and where some write them
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 # PS3.5 6.2, AE: at most 16 characters, no backslash, no control characters, not only spaces.
@@ -38,6 +41,9 @@ AETitleText = Annotated[
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class NodeSection(Section):
@@ -57,6 +63,18 @@ class AcceptSection(Section):
     other: bool = True
 
 
+class TlsSection(Section):
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> "TlsSection":
+        if self.key and not self.certificate:
+            raise ValueError("key needs its certificate beside it")
+        return self
+
+
 class DicomSection(Section):
     ae_title: AETitleText = "SEGNODE"
     host: str = "127.0.0.1"
@@ -69,15 +87,49 @@ class DicomSection(Section):
     associate_seconds: float = Field(10.0, gt=0)
     max_pdu_kib: int = Field(128, ge=4, le=1024)
     accept: AcceptSection = AcceptSection()
+    tls: TlsSection = TlsSection()
+
+
+# From the environment a password of digits comes as a number.
+Secret = Annotated[SecretStr, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
 class PeerSection(Section):
-    ae_title: AETitleText
-    host: str
-    port: Port
+    ae_title: AETitleText | None = None
+    host: str | None = None
+    port: Port | None = None
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
     may_store: bool = True
+    commitment: bool = False
+    max_associations: int = Field(1, ge=1, le=50)
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_verify_host_name: bool = True
+    # No user information, query or fragment: what stands in a URL is logged.
+    url: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")
+    user: str | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "PeerSection":
+        address = (self.ae_title, self.host, self.port)
+        if not all(address) and (any(address) or not self.url):
+            raise ValueError("needs ae_title, host and port, or a url (DICOMweb)")
+        if not all(address) and (self.tls or self.commitment):
+            raise ValueError("tls and commitment are DIMSE's: they need ae_title, host and port")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together")
+        if self.user is not None and self.token is not None:
+            raise ValueError("has both a user and a token; which of them?")
+        if not self.url and (self.user is not None or self.token is not None):
+            raise ValueError("user, password and token are for a url")
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("tls_key needs its tls_certificate beside it")
+        return self
 
 
 class ClosingSection(Section):
@@ -206,6 +258,8 @@ class Config(BaseSettings):
         for peer in self.dicom.accept_from or ():
             if peer != "*":
                 _require_known("dicom.accept_from", peer, self.peers)
+                if self.peers[peer].ae_title is None:
+                    raise ValueError(f'dicom.accept_from: "{peer}" has no ae_title to know it by')
         return self
 
 
@@ -244,7 +298,25 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         name: model.model_copy(update={"path": folder / model.path})
         for name, model in config.models.items()
     }
-    return config.model_copy(update={"node": node, "models": models})
+    tls = _absolute(config.dicom.tls, folder, ("certificate", "key", "ca"))
+    return config.model_copy(
+        update={
+            "node": node,
+            "models": models,
+            "dicom": config.dicom.model_copy(update={"tls": tls}),
+            "peers": {
+                name: _absolute(peer, folder, ("tls_ca", "tls_certificate", "tls_key"))
+                for name, peer in config.peers.items()
+            },
+        }
+    )
+
+
+def _absolute(section: SectionT, folder: Path, keys: Sequence[str]) -> SectionT:
+    paths = {key: getattr(section, key) for key in keys}
+    return section.model_copy(
+        update={key: folder / path for key, path in paths.items() if path is not None}
+    )
 
 
 def _require_known(where: str, name: str, known: dict[str, Any]) -> None:
@@ -277,8 +349,8 @@ def _sentence(error: Any, tree: type[BaseModel]) -> str:
     if not key:
         return str(message)
     found = error["input"]
-    ours = error["type"] == "value_error"  # says itself what it found
-    shown = f", not {found!r}" if isinstance(found, str | int | float) and not ours else ""
+    hidden = error["type"] == "value_error" or location[-1] in _HIDDEN  # the former says it itself
+    shown = f", not {found!r}" if isinstance(found, str | int | float) and not hidden else ""
     return f'"{key}": {message[0].lower()}{message[1:]}{shown}'
 
 
