@@ -301,6 +301,7 @@ def receiver_settings(config: Config) -> Settings:
         max_instance_bytes=dicom.max_instance_mb * 1_000_000,
         min_free_bytes=node.min_free_mb * 1_000_000,
         low_free_bytes=node.low_free_mb * 1_000_000,
+        max_aside_bytes=node.max_aside_mb * 1_000_000,
     )
 
 

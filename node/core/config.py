@@ -44,6 +44,7 @@ class NodeSection(Section):
     data_dir: Path = Path("var")
     min_free_mb: int = Field(500, ge=0)
     low_free_mb: int = Field(5000, ge=0)
+    max_aside_mb: int = Field(1000, ge=0)
 
 
 class DatabaseSection(Section):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from node.dicom.receiver import data_set
+from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.command import StoreRequest, is_uid
 from node.dicom.receiver.data_set import NotWhole
 from node.dicom.receiver.part10 import part_10_header
@@ -32,7 +33,7 @@ class Spool:
     """Where Instances arrive. Shared by all Associations."""
 
     incoming: Path
-    aside: Path
+    aside: Aside
     clock: Clock
     space: FreeSpace
     max_instance_bytes: int
@@ -45,7 +46,7 @@ class Arrival:
         self, spool: Spool, name: str, request: StoreRequest, syntax: str, calling: str
     ) -> None:
         self._spool, self._name = spool, name
-        self._request, self._syntax = request, syntax
+        self._request, self._syntax, self._calling = request, syntax, calling
         self._descriptor = -1
         self._path = spool.incoming / f"{name}.part"
         self._size = self._looked_at = 0
@@ -84,17 +85,12 @@ class Arrival:
 
     def set_aside(self, reason: str) -> str | None:
         """Keeps bytes that cannot be stored as an Instance, with the reason; returns their name."""
+        why = f"{reason}\nsent by {self._calling} over association {self._name}"
         try:
             self._spool.space.require(0)
-            os.fsync(self._descriptor)
-            kept = self._spool.aside / f"{self._spool.clock.stamp()}-{self._name}.dcm"
-            kept.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
-            self._path.rename(kept)
-            self._close()
-            fsync_folder(self._spool.aside)
+            return self._spool.aside.keep(self._path, self._descriptor, self._begin, why)
         except (OSError, Refused):
             return None
-        return kept.name
 
     def drop(self) -> None:
         """Removes what has come; may be called at any time, and again."""
