@@ -18,7 +18,7 @@ from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated
-from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.settings import Settings, TlsFiles
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
 from node.dicom.scu.peer import Peer, Web
@@ -183,9 +183,16 @@ class Node:
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
         receiver = Receiver(receiver_settings(self._config), recording.wake)
-        self.port = receiver.start(section.host, section.port)
+        by_tls = section.tls.port if section.tls.listens else None
+        self.port = receiver.start(section.host, section.port or None, by_tls)
         started.callback(receiver.stop)
-        log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
+        log.info(
+            "listening",
+            ae_title=section.ae_title,
+            host=section.host,
+            port=section.port and self.port,
+            tls_port=receiver.tls_port,
+        )
 
     def _wait_for_models(self, engine: WorkerEngine) -> None:
         try:
@@ -294,6 +301,8 @@ def receiver_settings(config: Config) -> Settings:
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
+        tls_only=_tls_only(config),
+        tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
         idle_seconds=dicom.idle_seconds,
@@ -302,7 +311,21 @@ def receiver_settings(config: Config) -> Settings:
         max_instance_bytes=dicom.max_instance_mb * 1_000_000,
         min_free_bytes=node.min_free_mb * 1_000_000,
         low_free_bytes=node.low_free_mb * 1_000_000,
+        max_aside_bytes=node.max_aside_mb * 1_000_000,
     )
+
+
+def _tls_only(config: Config) -> Sequence[str]:
+    """Who may not come over the plain port; nobody where there is no other."""
+    secure = [p.ae_title for p in config.peers.values() if p.ae_title and p.tls]
+    return secure if config.dicom.tls.listens else []
+
+
+def _tls_files(section: TlsSection) -> TlsFiles:
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return TlsFiles(str(section.certificate), text(section.key), text(section.clients_ca))
 
 
 def negotiation_of(config: Config) -> Negotiated:

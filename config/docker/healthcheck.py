@@ -10,6 +10,7 @@ from node.core.config import Config, load
 from node.core.errors import SegnodeError
 from node.core.names import AETitle
 from node.dicom.scu.storage import Peer, echo
+from node.dicom.tls import Tls
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -17,7 +18,12 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
 def this_node(config: Config) -> Peer:
     dicom = config.dicom
     host = "127.0.0.1" if dicom.host in EVERY_ADDRESS else dicom.host
-    return Peer("this node", AETitle(dicom.ae_title), host, dicom.port, timeout_seconds=5.0)
+    title = AETitle(dicom.ae_title)
+    if dicom.port:
+        return Peer("this node", title, host, dicom.port, timeout_seconds=5.0)
+    ours = dicom.tls
+    secure = Tls(ours.ca, ours.certificate, ours.key, verify_host_name=False)
+    return Peer("this node", title, host, ours.port, timeout_seconds=5.0, tls=secure)
 
 
 def welcome_title(config: Config) -> AETitle:

@@ -47,7 +47,7 @@ association = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("began_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("ending", String(16)),  # released, aborted, lost
+    Column("ending", String(16)),  # released, incomplete, idle, aborted, lost
     Index("ix_association_open", "ended_at"),
 )
 

@@ -9,5 +9,6 @@ upper_layer   pynetdicom's DUL, without its polling and its small reads
 messages      P-DATA to C-STORE requests; everything else goes to pynetdicom
 arrival       one Instance on its way to disk
 data_set      whether the bytes are a whole data set, and whose
+aside         copies of what was refused as unreadable
 spool         names in incoming/, and how Associations ended
 """

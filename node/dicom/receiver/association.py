@@ -35,7 +35,7 @@ class ReceivingAssociation(Association):
         self.network_timeout = around.settings.idle_seconds
         self._entered: str | None = None
         self._begun: AssociationRecord | None = None
-        self._told = False
+        self._told = self._went_silent = False
         self._contexts: Mapping[int, Context] = {}
         self._settled = threading.Lock()
 
@@ -94,6 +94,11 @@ class ReceivingAssociation(Association):
         if begun is not None:
             self._say_how_it_ended(begun)
 
+    def _abort_blocking(self, block: bool = True) -> None:
+        """What each of pynetdicom's aborts comes to: for silence, and for a stop."""
+        self._went_silent = self._went_silent or self.layer.idle_timer_expired()
+        super()._abort_blocking(block)
+
     def _first_sender(self) -> Sender:
         """Who sends. The node must know of the Association before the first Instance is safe."""
         if not self._told and self._begun is not None:
@@ -142,4 +147,6 @@ class ReceivingAssociation(Association):
         if self.is_released:
             return "released" if self.layer.messages.are_all_kept else "incomplete"
         ours = self.layer.cause is None and self._sent_abort
+        if ours and self._went_silent and self.layer.messages.are_all_kept:
+            return "idle"
         return "aborted" if ours or self.layer.cause == "aborted" else "lost"

@@ -197,6 +197,9 @@ class _Store:
                 self._arrival.finish()
             except Refused as refused:
                 self._refuse(refused)
+            except BaseException:  # nobody else knows of it any more
+                self.drop()
+                raise
         if self._refused is not None:
             return self._refused.status, self._refused.reason
         return SUCCESS, ""

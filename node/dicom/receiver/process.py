@@ -17,6 +17,7 @@ from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
 from node.dicom.receiver.arrival import Spool
+from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.limits import Limits
 from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.receiver.reports import READY, Reports
@@ -67,7 +68,8 @@ def _servers(
 def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
     space = FreeSpace(settings.incoming, settings.min_free_bytes, settings.low_free_bytes, reports)
     clock = Clock(settings.incoming)
-    spool = Spool(settings.incoming, settings.aside, clock, space, settings.max_instance_bytes)
+    aside = Aside(settings.aside, settings.max_aside_bytes, clock, reports)
+    spool = Spool(settings.incoming, aside, clock, space, settings.max_instance_bytes)
     limits = Limits(settings.max_associations, settings.max_associations_per_peer)
     run = f"{time.time_ns():x}.{os.getpid():x}"
     return Surroundings(settings, spool, reports, limits, run)

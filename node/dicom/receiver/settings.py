@@ -33,7 +33,8 @@ class Settings:
 
     accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
     that may not store. tls_only: those that may not come over the plain port. min_free_bytes: with
-    less, Instances are refused; low_free_bytes: with less, the log says so.
+    less, Instances are refused; low_free_bytes: with less, the log says so. max_aside_bytes: of
+    refused Instances that are kept for a person to look at.
     """
 
     data_dir: str
@@ -52,6 +53,7 @@ class Settings:
     max_instance_bytes: int = 4_000_000_000
     min_free_bytes: int = 0
     low_free_bytes: int = 0
+    max_aside_bytes: int = 1_000_000_000
 
     @property
     def incoming(self) -> Path:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 # incomplete: released, but something that was sent over it is not here
-Ending = Literal["released", "incomplete", "aborted", "lost"]
+# idle: all that was begun is here, then the peer said nothing for so long that we aborted it
+Ending = Literal["released", "incomplete", "idle", "aborted", "lost"]
 
 
 @dataclass(frozen=True)
