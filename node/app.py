@@ -302,6 +302,7 @@ def receiver_settings(config: Config) -> Settings:
         accept_from=None if titles is None else sorted(titles),
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         tls_only=_tls_only(config),
+        commits_to=[p.ae_title for p in config.peers.values() if p.ae_title and p.may_store],
         tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,

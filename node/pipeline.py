@@ -33,7 +33,7 @@ from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu.storage import Peer, send
 from node.dicom.series import SourceSeries
 from node.ordering import Starts, accepted, starts
-from node.recording import Mapper, Recorded, opened, placed
+from node.recording import Commitment, Mapper, Recorded, committed, opened, placed
 from node.store.series import SeriesStore, StoredSeries
 
 
@@ -69,13 +69,23 @@ class Result:
 
 
 def record(
-    incoming: Sequence[Path], inbox: Inbox, series: SeriesStore, now: float, read: Mapper = map
+    incoming: Sequence[Path],
+    inbox: Inbox,
+    series: SeriesStore,
+    now: float,
+    read: Mapper = map,
+    commitment: Commitment | None = None,
 ) -> Sequence[Recorded]:
-    """Files in incoming/ get their rows in one transaction, and their places after it."""
+    """Files in incoming/ get their rows in one transaction, and their places after it.
+
+    What is said of Storage Commitment is passed on in between.
+    """
     read_again = opened(incoming, inbox, read)
     rows = [one.row for one in read_again if one.row is not None]
     ends = [one.end for one in read_again if one.end is not None]
     held = iter(series.add_all(rows, ends, now))
+    if commitment is not None:
+        read_again = committed(read_again, commitment, now)
     return [placed(one, next(held) if one.row is not None else None, inbox) for one in read_again]
 
 

@@ -1,7 +1,8 @@
 """Instances on disk: written beside, fsynced, renamed, folder fsynced; only then acknowledged.
 
 incoming/    received and safe, not yet in the database; *.part are halves of a crash
-             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended
+             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended,
+             TIME-ASSOCIATION-NUMBER.asked and .commit: see core/commitment.py
 instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
@@ -19,12 +20,14 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.commitment import Asked, Report
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
 from node.dicom.planes import Plane, planes_of
 from node.dicom.series import SourceSeries
 
+_ARRIVED = (".dcm", ".end", ".asked", ".commit")
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
@@ -95,9 +98,9 @@ class Inbox:
         return (path for path in self.arrived() if path.suffix == ".dcm")
 
     def arrived(self) -> list[Path]:
-        """Instances and ends of Associations that are not yet recorded, the earliest first."""
+        """What is safe and not yet recorded, the earliest first."""
         with os.scandir(self._incoming) as entries:
-            names = sorted(one.name for one in entries if one.name.endswith((".dcm", ".end")))
+            names = sorted(one.name for one in entries if one.name.endswith(_ARRIVED))
         return [self._incoming / name for name in names]
 
     def open_incoming(self, path: Path) -> IncomingInstance:
@@ -141,6 +144,20 @@ class Inbox:
             return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
+
+    def open_asked(self, path: Path) -> Asked:
+        """Reads one `.asked` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Asked.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what was asked: {error!r}") from error
+
+    def open_report(self, path: Path) -> Report:
+        """Reads one `.commit` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Report.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what is committed to: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:
         """Where an Instance lies once it is recorded, relative to the data folder."""

@@ -74,7 +74,10 @@ class ReceivingAssociation(Association):
             number: Context(str(one.abstract_syntax), str(one.transfer_syntax[0]))
             for number, one in self._accepted_cx.items()
         }
-        self._sender = Sender(name, title, title not in self._around.settings.echo_only)
+        settings = self._around.settings
+        self.sender = Sender(
+            name, title, title not in settings.echo_only, title in settings.commits_to
+        )
         self._begun = AssociationRecord(name, title, address, time.time())
 
     def run_reactor(self) -> None:
@@ -104,7 +107,7 @@ class ReceivingAssociation(Association):
         if not self._told and self._begun is not None:
             self._told = True
             self._around.reports.tell(OPENED, **asdict(self._begun))
-        return self._sender
+        return self.sender
 
     def tell_protocol_error(self, reason: str) -> None:
         self._warn("association aborted: the peer breaks the protocol", reason)

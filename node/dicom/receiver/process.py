@@ -13,9 +13,11 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
+from node.core.commitment import SOP_CLASS as STORAGE_COMMITMENT
 from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.limits import Limits
@@ -29,6 +31,7 @@ from node.dicom.receiver.spool import Clock
 from node.dicom.receiver.surroundings import Surroundings
 
 _STOP_SECONDS: Final = 1.5
+_UNCOMPRESSED: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 
 
 def main(arguments: list[str]) -> None:
@@ -81,6 +84,8 @@ def _application_entity(settings: Settings) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = settings.max_pdu_bytes
     ae.add_supported_context(Verification)
+    # Either side may be its SCP: a Peer of what we sent, we of what came (PS3.4 J.3).
+    ae.add_supported_context(STORAGE_COMMITMENT, _UNCOMPRESSED, scu_role=True, scp_role=True)
     for sop_class in settings.sop_classes:
         ae.add_supported_context(sop_class, list(settings.transfer_syntaxes))
     if settings.accept_from is not None:

@@ -32,9 +32,10 @@ class Settings:
     """One receiving process. contexts: SOP Class UIDs that may come, besides Verification.
 
     accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
-    that may not store. tls_only: those that may not come over the plain port. min_free_bytes: with
-    less, Instances are refused; low_free_bytes: with less, the log says so. max_aside_bytes: of
-    refused Instances that are kept for a person to look at.
+    that may not store. tls_only: those that may not come over the plain port. commits_to: those
+    that may ask for Storage Commitment. min_free_bytes: with less, Instances are refused;
+    low_free_bytes: with less, the log says so. max_aside_bytes: of refused Instances that are kept
+    for a person to look at.
     """
 
     data_dir: str
@@ -44,6 +45,7 @@ class Settings:
     accept_from: Sequence[str] | None = None
     echo_only: Sequence[str] = ()
     tls_only: Sequence[str] = ()
+    commits_to: Sequence[str] = ()
     tls: TlsFiles | None = None
     max_associations: int = 25
     max_associations_per_peer: int = 10

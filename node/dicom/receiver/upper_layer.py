@@ -20,7 +20,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
-from node.dicom.receiver.messages import Context, Messages
+from node.dicom.receiver.messages import Context, Messages, Sender
 from node.dicom.receiver.pdu import P_DATA_TF, PDU, PDV, PDUStream, p_data
 from node.dicom.receiver.secure import read_now
 from node.dicom.receiver.status import ProtocolError
@@ -86,6 +86,9 @@ class UpperLayer(DULServiceProvider):
 
     def contexts(self) -> Mapping[int, Context]:
         return self._association.contexts
+
+    def sender(self) -> Sender:
+        return self._association.sender
 
     def answer(self, context_id: int, command: bytes) -> None:
         """Sends a response at once; only this thread sends."""

@@ -1,0 +1,129 @@
+"""Storage Commitment as two messages between the receiver and the node (PS3.4 J.3).
+
+    TIME-ASSOCIATION-NUMBER.asked    a peer asks us to commit to Instances (N-ACTION)
+    TIME-ASSOCIATION-NUMBER.commit   a peer tells what became of those that we sent (N-EVENT-REPORT)
+
+Files of incoming/, each a JSON object; they sort after the Instances acknowledged before them.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
+
+SOP_CLASS: Final = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
+SOP_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
+# Failure Reason (0008,1197), PS3.3 C.14.1.1
+PROCESSING_FAILURE: Final = 0x0110
+NO_SUCH_OBJECT_INSTANCE: Final = 0x0112
+CLASS_INSTANCE_CONFLICT: Final = 0x0119
+
+_UID_CHARACTERS: Final = frozenset("0123456789.")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One Instance. reason: why nobody commits to it; None where somebody does, or is asked to."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    reason: int | None = None
+
+    @classmethod
+    def from_value(cls, value: Any) -> Self:
+        """Raises ValueError, TypeError."""
+        sop_class_uid, sop_instance_uid, *reason = value
+        for uid in (sop_class_uid, sop_instance_uid):
+            require_uid(uid)
+        return cls(sop_class_uid, sop_instance_uid, int(reason[0]) if reason else None)
+
+    def value(self) -> list[str | int]:
+        """As JSON has it."""
+        uids: list[str | int] = [self.sop_class_uid, self.sop_instance_uid]
+        return uids if self.reason is None else [*uids, self.reason]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to commit. asked_at: seconds since 1970."""
+
+    calling_ae_title: str
+    transaction_uid: str
+    asked_at: float
+    items: Sequence[Reference]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"items": [one.value() for one in self.items]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError, KeyError, TypeError where it is not what `to_json` wrote."""
+        told = json.loads(text)
+        items = tuple(map(Reference.from_value, told["items"]))
+        return cls(*_who(told), float(told["asked_at"]), items)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a peer commits to of one transaction, and what not. told_at: seconds since 1970."""
+
+    calling_ae_title: str
+    transaction_uid: str
+    told_at: float
+    committed: Sequence[Reference]
+    failed: Sequence[Reference]
+
+    def to_json(self) -> str:
+        references = {
+            "committed": [one.value() for one in self.committed],
+            "failed": [one.value() for one in self.failed],
+        }
+        return json.dumps(asdict(self) | references)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError, KeyError, TypeError where it is not what `to_json` wrote."""
+        told = json.loads(text)
+        committed, failed = (
+            tuple(map(Reference.from_value, told[key])) for key in ("committed", "failed")
+        )
+        return cls(*_who(told), float(told["told_at"]), committed, failed)
+
+
+def reason_in_words(reason: int | None) -> str:
+    """PS3.3 C.14.1.1."""
+    words = {
+        0x0110: "processing failure",
+        0x0112: "no such object instance",
+        0x0119: "class / instance conflict",
+        0x0122: "SOP Class not supported",
+        0x0131: "duplicate Transaction UID",
+        0x0213: "resource limitation",
+    }
+    return f"0x{reason or 0:04X} ({words.get(reason or 0, 'no reason that the Standard names')})"
+
+
+def judged(
+    asked: Sequence[Reference], holds: Callable[[Reference], int | None]
+) -> tuple[list[Reference], list[Reference]]:
+    """Parts what is committed to from what is not. holds: tells the reason, None where we do."""
+    committed, failed = [], []
+    for one in asked:
+        reason = holds(one)
+        if reason is None:
+            committed.append(one)
+        else:
+            failed.append(replace(one, reason=reason))
+    return committed, failed
+
+
+def require_uid(value: Any) -> None:
+    """Raises ValueError where it is not a UID (PS3.5 9.1)."""
+    is_one = isinstance(value, str) and 0 < len(value) <= 64 and _UID_CHARACTERS.issuperset(value)
+    if not is_one:
+        raise ValueError(f"not a UID: {str(value)[:80]!r}")
+
+
+def _who(told: Any) -> tuple[str, str]:
+    require_uid(told["transaction_uid"])
+    return str(told["calling_ae_title"])[:16], told["transaction_uid"]
