@@ -30,7 +30,8 @@ from node.dicom.outbox import Outbox
 from node.dicom.results.segmentation import encode, file_bytes
 from node.dicom.results.verify import verify
 from node.dicom.routing import Route, fit, routing_in_words
-from node.dicom.scu.storage import Peer, send
+from node.dicom.scu.peer import Peer
+from node.dicom.scu.storage import send
 from node.dicom.series import SourceSeries
 from node.ordering import Starts, accepted, starts
 from node.recording import Commitment, Mapper, Recorded, committed, opened, placed

@@ -143,8 +143,8 @@ class PeerSection(Section):
         address = (self.ae_title, self.host, self.port)
         if not all(address) and (any(address) or not self.url):
             raise ValueError("needs ae_title, host and port, or a url (DICOMweb)")
-        if not all(address) and (self.tls or self.commitment):
-            raise ValueError("tls and commitment are DIMSE's: they need ae_title, host and port")
+        if not all(address) and (self.tls or self.commitment or self.query):
+            raise ValueError("tls, commitment and query need ae_title, host and port")
         if (self.user is None) != (self.password is None):
             raise ValueError("user and password go together")
         if self.user is not None and self.token is not None:

@@ -17,7 +17,7 @@ from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.overlay import overlay
 from node.dicom.results.verify import frames, segment_volumes_ml
-from node.dicom.scu import storage as scu
+from node.dicom.scu.instance import dicom_files
 from node.inference.model import load_model
 from node.store import database
 from node.store.jobs import JobStore
@@ -101,7 +101,7 @@ def _stores(data_dir: Path) -> Iterator[tuple[JobStore, SeriesStore]]:
 
 def _draw(folder: Path, result: Returned) -> Path:
     model = load_model("hippocampus", MODEL)
-    source = read_files(SeriesInstanceUID(""), scu.dicom_files(SERIES))
+    source = read_files(SeriesInstanceUID(""), dicom_files(SERIES))
     volume = assemble(source, model.accepts)
     path = folder / "overlay.png"
     overlay(volume, _label_map(result.segmentation, volume, model), model.segments).save(path)

@@ -11,7 +11,7 @@ from node.core.errors import Fatal, Temporary
 from node.core.job import Delivery, Job, backoff_seconds
 from node.core.names import AETitle
 from node.dicom.outbox import Outbox
-from node.dicom.scu.storage import Peer
+from node.dicom.scu.peer import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.store.deliveries import DeliveryStore
 

@@ -117,7 +117,7 @@ def test_the_environment_overrides_the_file(
             '"dicom": port and tls.port are both 2762',
         ),
         ('[peers.a]\nhost = "h"\nport = 1', '"peers.a": needs ae_title, host and port, or a url'),
-        (_PEER + "tls = true", '"peers.a": tls and commitment are DIMSE'),
+        (_PEER + "tls = true", '"peers.a": tls, commitment and query need ae'),
         (_PEER + 'user = "u"', '"peers.a": user and password go together'),
         (_PEER + 'user = "u"\npassword = "p"\ntoken = "t"', '"peers.a": has both a user and a'),
         (_PEER.replace("//h", "//u:secret@h"), '"peers.a.url": string should match pattern'),
