@@ -116,6 +116,7 @@ class CommitmentMessage:
         asked = _references(parsed, "ReferencedSOPSequence")
         told: Asked | Report
         if self._request.command_field == N_ACTION_RQ:
+            _require_some(asked)
             told = Asked(self._calling_ae_title, transaction, time.time(), asked)
         else:
             told = _report(self._calling_ae_title, transaction, asked, parsed)
@@ -155,11 +156,15 @@ def _report(
 ) -> Report:
     """Its sequences say what became of what; the event type only whether the second is there."""
     failed = _references(parsed, "FailedSOPSequence")
-    if len(committed) + len(failed) == 0:
-        raise Refused(INVALID_ARGUMENT, "it names no Instance")
+    _require_some([*committed, *failed])
     lost = {one.sop_instance_uid for one in failed}
     kept = [one for one in committed if one.sop_instance_uid not in lost]
     return Report(calling_ae_title, transaction, time.time(), kept, failed)
+
+
+def _require_some(references: Sequence[Reference]) -> None:
+    if not references:
+        raise Refused(INVALID_ARGUMENT, "it names no Instance")
 
 
 def _parsed(data: bytes, syntax: str) -> Dataset:

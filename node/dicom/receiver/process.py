@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> None:
     *listeners, lines, wakeup = (int(one) for one in arguments[:4])
     settings = Settings.from_json(arguments[4])
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
+    warnings.simplefilter("ignore", UserWarning)  # of pydicom, with each odd value it reads
     reports = Reports(lines, wakeup)
     around = _surroundings(settings, reports)
     servers = _servers(listeners, settings, around)
