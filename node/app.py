@@ -14,6 +14,8 @@ from node.core.config import Config, PeerSection, RouteSection, TlsSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.core.result import Wants
+from node.core.wants import wants_of
 from node.dicom.closing import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
@@ -27,10 +29,12 @@ from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes.close import CloseLane, longest
+from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
-from node.lanes.deliver import DeliverLane
+from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.lanes.lane import Lane
 from node.lanes.record import RecordLane
+from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
 from node.lanes.segment import SegmentLane
 from node.lanes.wait import WaitLane
@@ -105,11 +109,8 @@ class Node:
         started.callback(engine.stop)
 
         our_title = AETitle(config.dicom.ae_title)
-        retry = config.delivery.retry_first_seconds, config.delivery.retry_max_seconds
-        delivering = [
-            DeliverLane(deliveries, outbox, peer, our_title, *retry)
-            for peer in peers_of(config).values()
-        ]
+        delivering = _delivering(config, deliveries, jobs, outbox)
+        wants = wants_by_peer(config)
         in_hand = JobsInHand()
         segmenting = [
             SegmentLane(
@@ -120,6 +121,7 @@ class Node:
                 outbox,
                 models,
                 engine,
+                wants,
                 config.inference.max_attempts,
                 on_segmented=lambda: _wake(delivering),
             )
@@ -154,7 +156,8 @@ class Node:
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
+        refusing = RefusalLane(jobs, inbox, outbox, models, wants, lambda: _wake(delivering))
+        keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
         _start_lanes([*keeping, *delivering])
@@ -200,6 +203,32 @@ class Node:
                 log.info("model warm", model=name, seconds=round(seconds, 1))
         except Fatal as error:
             raise ConfigError(f"the models cannot be loaded: {error}") from error
+
+
+def _delivering(
+    config: Config, deliveries: DeliveryStore, jobs: JobStore, outbox: Outbox
+) -> list[DeliverLane]:
+    """For each Peer as many lanes as it takes Associations at once: none delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = Pauses(section.retry_first_seconds, section.retry_max_seconds)
+    lanes = []
+    for peer in peers_of(config).values():
+        confirming, in_hand = None, InHand()
+        if peer.commitment:
+            confirming = Confirming(deliveries, jobs, peer, our_title, section.confirm_seconds)
+        lanes += [
+            DeliverLane(number, in_hand, deliveries, outbox, peer, our_title, pauses, confirming)
+            for number in range(peer.max_associations)
+        ]
+    return lanes
+
+
+def wants_by_peer(config: Config) -> Mapping[str, Wants]:
+    """Which result objects each Peer gets, by its name."""
+    return {
+        name: wants_of(section.profile, section.results.model_dump())
+        for name, section in config.peers.items()
+    }
 
 
 def engine_of(config: Config, models: Mapping[str, Model], cache: Path) -> WorkerEngine:

@@ -17,6 +17,7 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -24,9 +25,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from node.core.conditions import Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.model import Profile
+from node.core.result import Compression
 from node.core.suggest import did_you_mean
 from node.core.verdict import Verdict
 from node.core.volume import NATIVE, parse_orientation
+from node.core.wants import PROFILES, wants_of
 
 ENV_PREFIX = "NODE_"
 ENV_DELIMITER = "__"
@@ -118,6 +121,20 @@ class DicomSection(Section):
 Secret = Annotated[SecretStr, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
+class ResultsSection(Section):
+    """What a Peer gets, where that differs from its profile; None: as the profile has it."""
+
+    segmentation: Literal["binary", "labelmap", "fractional", "none"] | None = None
+    empty_frames: bool | None = None
+    max_frames: int | None = Field(None, ge=0)
+    compression: Compression | None = None
+    report: bool | None = None
+    structure_set: bool | None = None
+    capture: bool | None = None
+    refusal_report: bool | None = None
+    rejection_note: bool | None = None
+
+
 class PeerSection(Section):
     ae_title: AETitleText | None = None
     host: str | None = None
@@ -137,6 +154,23 @@ class PeerSection(Section):
     user: str | None = None
     password: Secret | None = None
     token: Secret | None = None
+    profile: str = "default"
+    results: ResultsSection = ResultsSection()
+
+    @field_validator("profile")
+    @classmethod
+    def _known(cls, profile: str) -> str:
+        if profile not in PROFILES:
+            raise ValueError(
+                f'there is no profile "{profile}"{did_you_mean(profile, list(PROFILES))}; '
+                f"known are {', '.join(PROFILES)}"
+            )
+        return profile
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PeerSection":
+        wants_of(self.profile, self.results.model_dump())
+        return self
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> "PeerSection":
@@ -179,6 +213,7 @@ class InferenceSection(Section):
 class DeliverySection(Section):
     retry_first_seconds: float = Field(5.0, gt=0)
     retry_max_seconds: float = Field(3600.0, gt=0)
+    confirm_seconds: float = Field(60.0, gt=0)
 
 
 class RetentionSection(Section):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from node.core.job import Delivery, Job, JobState
+from node.core.delivery import Delivery
+from node.core.job import Job, JobState
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.volume import LabelMap, Volume

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from node.core import config
-from node.core.config import Config, PeerSection, RouteSection
+from node.core.config import Config, PeerSection, ResultsSection, RouteSection
 from node.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config" / "node.toml"
@@ -41,6 +41,7 @@ def _settings(section: type[BaseModel]) -> set[str]:
 def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
     tree = tomllib.loads(re.sub(r"(?m)^# ([\w.]+ = )", r"\1", text))  # optional ones are commented
+    assert set(tree["peers"]["pacs"]["results"]) == _settings(ResultsSection)
     assert set(tree) == set(Config.model_fields)
     for name, field in Config.model_fields.items():
         inner: Any = field.annotation
@@ -104,6 +105,12 @@ def test_the_environment_overrides_the_file(
         (MINIMAL + "when = { Modality = true }", '"routes.0.when.Modality": a condition is'),
         (MINIMAL + 'when = { A = "b" }\nchannels.T1 = {}', 'has both "when" and "channels"'),
         (MINIMAL + 'least_verdict = "sure"', '"routes.0.least_verdict": input should be'),
+        (MINIMAL.replace("port = 4242", 'port = 4242\nprofile = "ohiff"'), 'did you mean "ohif"?'),
+        (
+            MINIMAL + '[peers.pacs.results]\nsegmentation = "none"\nreport = true',
+            '"peers.pacs": report = true needs a segmentation',
+        ),
+        (MINIMAL + "[peers.pacs.results]\nreprot = true", 'did you mean "report"?'),
         ("[node", "is not TOML"),
         ('[database]\nurl = "postgresql://x"', '"database.url"'),
         ('[dicom.tls]\nkey = "a.key"', '"dicom.tls": key needs its certificate beside it'),
