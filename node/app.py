@@ -23,12 +23,14 @@ from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings, TlsFiles
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
+from node.dicom.scu.commitment import report
 from node.dicom.scu.peer import Peer, Web
 from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes.close import CloseLane, longest
+from node.lanes.commit import CommitmentLane, taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane, InHand, Pauses
@@ -40,7 +42,9 @@ from node.lanes.segment import SegmentLane
 from node.lanes.wait import WaitLane
 from node.lanes.watch import JobsInHand
 from node.ordering import channel_route
+from node.recording import Commitment
 from node.store import database
+from node.store.commitments import CommitmentStore
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
@@ -128,7 +132,14 @@ class Node:
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
         asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
-        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
+        commitments = CommitmentStore(store)
+        recording = RecordLane(
+            inbox,
+            series,
+            on_recorded=lambda: _wake([closing, *counting, *committing]),
+            commitment=Commitment(commitments.add_all, taking_reports(deliveries)),
+        )
+        committing = _committing(config, commitments, inbox, recording)
         closing = CloseLane(
             inbox,
             series,
@@ -158,6 +169,9 @@ class Node:
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
         refusing = RefusalLane(jobs, inbox, outbox, models, wants, lambda: _wake(delivering))
         keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
+        keeping += committing
+        for title in commitments.abandon(_commits_to(config), time.time()):
+            log.warning("commitment cannot be answered: no peer is called so", ae_title=title)
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
         _start_lanes([*keeping, *delivering])
@@ -221,6 +235,19 @@ def _delivering(
             for number in range(peer.max_associations)
         ]
     return lanes
+
+
+def _committing(
+    config: Config, commitments: CommitmentStore, inbox: Inbox, recording: RecordLane
+) -> list[CommitmentLane]:
+    """One for each Peer that may ask: none delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = section.retry_first_seconds, section.retry_max_seconds
+    return [
+        CommitmentLane(commitments, inbox, recording, peer, our_title, report, *pauses)
+        for peer in peers_of(config).values()
+        if peer.ae_title in _commits_to(config)
+    ]
 
 
 def wants_by_peer(config: Config) -> Mapping[str, Wants]:
@@ -331,7 +358,7 @@ def receiver_settings(config: Config) -> Settings:
         accept_from=None if titles is None else sorted(titles),
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         tls_only=_tls_only(config),
-        commits_to=[p.ae_title for p in config.peers.values() if p.ae_title and p.may_store],
+        commits_to=_commits_to(config),
         tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
@@ -343,6 +370,11 @@ def receiver_settings(config: Config) -> Settings:
         low_free_bytes=node.low_free_mb * 1_000_000,
         max_aside_bytes=node.max_aside_mb * 1_000_000,
     )
+
+
+def _commits_to(config: Config) -> Sequence[str]:
+    """Who may ask us for Storage Commitment: who may store, and can be answered."""
+    return [p.ae_title for p in config.peers.values() if p.ae_title and p.may_store]
 
 
 def _tls_only(config: Config) -> Sequence[str]:

@@ -13,7 +13,9 @@ from node.core.commitment import (
     NO_SUCH_OBJECT_INSTANCE,
     PROCESSING_FAILURE,
     Reference,
+    Report,
     judged,
+    reason_in_words,
 )
 from node.core.errors import Fatal, Temporary
 from node.core.job import backoff_seconds
@@ -23,6 +25,7 @@ from node.dicom.scu.peer import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.lanes.record import RecordLane
 from node.store.commitments import CommitmentStore, HeldInstance, Waiting
+from node.store.deliveries import DeliveryStore
 
 log = structlog.get_logger()
 
@@ -30,6 +33,23 @@ GIVE_UP_SECONDS: Final = 86400.0  # after the request: by then a sender has aske
 
 # An N-EVENT-REPORT to a Peer: calling AE title, Transaction UID, what is committed to, what is not.
 Reporting = Callable[[Peer, AETitle, str, Sequence[Reference], Sequence[Reference]], object]
+
+
+def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]:
+    """What a Peer says of Instances that we sent settles their Deliveries."""
+
+    def take(report: Report, now: float) -> None:
+        kept = [one.sop_instance_uid for one in report.committed]
+        failed = {one.sop_instance_uid: reason_in_words(one.reason) for one in report.failed}
+        for job in deliveries.committed(report.transaction_uid, kept, failed, now):
+            log.info(
+                f"job {job.state}",
+                job=job.id,
+                series_instance_uid=job.series_instance_uids[0],
+                reason=job.reason,
+            )
+
+    return take
 
 
 class CommitmentLane(Lane):
