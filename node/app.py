@@ -167,7 +167,9 @@ class Node:
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        refusing = RefusalLane(jobs, inbox, outbox, models, wants, lambda: _wake(delivering))
+        refusing = RefusalLane(
+            jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
+        )
         keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
         keeping += committing
         for title in commitments.abandon(_commits_to(config), time.time()):

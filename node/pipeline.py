@@ -3,6 +3,7 @@
     record    received files get their rows and places
     close     a Series that is judged whole, or given up, is routed and becomes Jobs
     segment   a Job's Series goes through its Model: instance files in, result files out
+    refuse    a Job that has no result says so, where a Peer wants to know
     deliver   the result objects of a Job go to a Peer
 
 Each may run twice: a process that dies in the middle of one begins it again.
@@ -30,6 +31,8 @@ from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import Answer
 from node.dicom.results.make import make_objects
+from node.dicom.results.refusal import encode_refusal, in_words
+from node.dicom.results.verify_document import verify_refusal
 from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu.answers import Stored
 from node.dicom.scu.peer import Peer
@@ -187,6 +190,27 @@ def answer_of(
         predecessors=tuple(predecessors),
         verdict=verdict,
     )
+
+
+def refuse(
+    job: Job, inbox: Inbox, series: SeriesStore, outbox: Outbox, model: Model
+) -> list[ObjectRef]:
+    """A Job that has no result says so in a document; what its first Series was, and why.
+
+    Raises Fatal where the Series does not say whose it is, OSError where its files are gone.
+    """
+    uid = job.series_instance_uids[0]
+    source = inbox.header(uid)
+    instances = [
+        (str(one.sop_class_uid), str(one.sop_instance_uid)) for one in series.instances(uid)
+    ]
+    reason = job.reason or ""
+    report = encode_refusal(
+        source, job.route, model.title, model, reason, job.identity, job.updated_at, instances
+    )
+    verify_refusal(report, source, in_words(reason), instances)
+    outbox.write(job.id, report)
+    return [report.ref]
 
 
 def deliver(

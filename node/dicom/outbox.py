@@ -21,7 +21,7 @@ class Outbox:
         path = self._path(job_id, result.ref.sop_instance_uid)
         make_folder_durably(path.parent)
         path.with_suffix(".part").unlink(missing_ok=True)
-        write_durably(path, result.content)
+        write_durably(path, *result.pieces)
         return path
 
     def files(self, job_id: JobId, uids: Sequence[SOPInstanceUID]) -> list[Path]:

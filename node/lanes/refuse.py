@@ -15,6 +15,7 @@ from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.store.jobs import JobStore
+from node.store.series import SeriesStore
 
 log = structlog.get_logger()
 
@@ -26,13 +27,14 @@ class RefusalLane(Lane):
         self,
         jobs: JobStore,
         inbox: Inbox,
+        series: SeriesStore,
         outbox: Outbox,
         models: Mapping[str, Model],
         wants: Mapping[str, Wants],
         on_refused: Wake,
     ) -> None:
         super().__init__("refuse")
-        self._jobs, self._inbox, self._outbox = jobs, inbox, outbox
+        self._jobs, self._inbox, self._series, self._outbox = jobs, inbox, series, outbox
         self._models, self._wants, self._on_refused = models, wants, on_refused
 
     def step(self) -> float:
@@ -52,7 +54,9 @@ class RefusalLane(Lane):
 
     def _tell(self, job: Job, told: Mapping[str, Wants]) -> None:
         try:
-            refs = pipeline.refuse(job, self._inbox, self._outbox, self._models[job.model])
+            refs = pipeline.refuse(
+                job, self._inbox, self._series, self._outbox, self._models[job.model]
+            )
         except (SegnodeError, OSError) as error:  # its files are gone, or make no report
             log.warning("no refusal report can be made", job=job.id, reason=str(error))
             refs = []

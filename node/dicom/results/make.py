@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from node.core.names import SOPInstanceUID
-from node.core.result import ObjectRef, ResultKind, SegForm, Wants
+from node.core.result import SegForm, Wants
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode, file_bytes
-from node.dicom.results.verify import verify
+from node.dicom.results.rejection import encode_rejection
+from node.dicom.results.report import encode_report
+from node.dicom.results.segmentation import encode_segmentations
+from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.verify_document import verify_rejection
+from node.dicom.results.verify_report import verify_report
 
 Enter = Callable[[str], None]  # names the stage that begins
 
@@ -17,33 +20,28 @@ def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterat
     Raises Fatal where an object is not what it should be; it never leaves then.
     """
     for form in dict.fromkeys(one.segmentation for one in wants if one.segmentation is not None):
-        yield from _segmentations(answer, form, enter)
+        with_report = any(one.report and one.segmentation == form for one in wants)
+        yield from _in_form(answer, form, with_report, enter)
+    if answer.predecessors and any(one.rejection_note for one in wants):
+        enter("encode")
+        rejection = encode_rejection(answer)
+        enter("verify")
+        verify_rejection(rejection, answer)
+        yield rejection
 
 
-def _segmentations(answer: Answer, form: SegForm, enter: Enter) -> Iterator[ResultObject]:
+def _in_form(
+    answer: Answer, form: SegForm, with_report: bool, enter: Enter
+) -> Iterator[ResultObject]:
+    """The Segmentation in one form, in one or several parts, and the Report that refers to it."""
     enter("encode")
-    uids = answer.uids(ResultKind.SEGMENTATION, form.name)
-    predecessor = next(
-        (o.sop_instance_uid for o in answer.predecessors if o.kind is ResultKind.SEGMENTATION), None
-    )
-    dataset = encode(
-        answer.label_map,
-        answer.model,
-        answer.source,
-        uids,
-        answer.created_at,
-        answer.planes,
-        predecessor,
-        verdict=answer.verdict,
-    )
-    content = file_bytes(dataset)
+    segmentations = encode_segmentations(answer, form)
     enter("verify")
-    verify(content, answer.label_map, answer.model, answer.source, answer.planes)
-    ref = ObjectRef(
-        ResultKind.SEGMENTATION,
-        form.name,
-        str(dataset.SOPClassUID),
-        uids.series_instance_uid,
-        SOPInstanceUID(uids.sop_instance_uid),
-    )
-    yield ResultObject(ref, content)
+    verify_segmentations(segmentations, answer, form)
+    yield from segmentations
+    if with_report:
+        enter("encode")
+        report = encode_report(answer, segmentations, form.name)
+        enter("verify")
+        verify_report(report, answer, segmentations)
+        yield report
