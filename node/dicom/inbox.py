@@ -29,6 +29,7 @@ _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
 _NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)-\d+\.dcm")
+_END_NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)\.end")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,11 @@ class Inbox:
         )
 
     def open_end(self, path: Path) -> IncomingEnd:
-        """Reads one `.end` of `arrived`. Raises Undecodable, OSError."""
+        """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
+
+        It is not fsynced: it would cost as much as an Instance, and a release that a power cut
+        takes back is an Association that was lost, which proves less and never too much.
+        """
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             association, receiver = told.get("association"), told.get("receiver")
@@ -140,6 +145,8 @@ class Inbox:
                 raise ValueError("it names neither an association nor a receiver")
             return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if found := _END_NAME.fullmatch(path.name):
+                return IncomingEnd(path, "lost", path.stat().st_mtime, found["association"])
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:

@@ -46,7 +46,10 @@ class Clock:
 
 
 def write_end(folder: Path, clock: Clock, begun: AssociationRecord, ending: Ending) -> Path:
-    """Tells the reader of incoming/ that an Association is over, and how."""
+    """Tells the reader of incoming/ that an Association is over, and how.
+
+    Not fsynced; where a power cut leaves its name without its bytes, it is read as lost.
+    """
     record = asdict(begun) | {"ending": ending, "ended_at": time.time()}
     half = folder / f"{begun.association}.end.part"
     half.write_text(json.dumps(record), encoding="utf-8")
