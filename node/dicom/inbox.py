@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.disk import fsync_folder
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
@@ -244,7 +245,7 @@ def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
 def make_folder_durably(folder: Path) -> None:
     """Makes a folder whose own name survives a power cut; what is in it would go with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
 def write_durably(path: Path, *chunks: bytes) -> None:
@@ -260,15 +261,7 @@ def write_durably(path: Path, *chunks: bytes) -> None:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)
 
 
 def data_set_offset(raw: bytes) -> int:

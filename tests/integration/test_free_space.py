@@ -38,7 +38,7 @@ def test_each_mark_is_told_once_each_way(small_disk: Path) -> None:
         space.look()
         if size == 910:
             with pytest.raises(Refused) as refused:
-                space.require(0)
+                space.require()
             assert refused.value.status == OUT_OF_RESOURCES
     os.close(theirs)
     with os.fdopen(lines) as told:

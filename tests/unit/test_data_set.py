@@ -21,11 +21,12 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode
 
-from node.dicom.header import Undecodable, read_header
+from node.dicom.header import Undecodable
 from node.dicom.inbox import data_set_offset
 from node.dicom.receiver import data_set
 from node.dicom.receiver.command import is_uid
 from node.dicom.receiver.data_set import NotWhole
+from tests.pydicoms_verdict import read_header
 from tests.series_factory import make_series
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

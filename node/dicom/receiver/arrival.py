@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from node.core.disk import fsync_folder
 from node.dicom.receiver import data_set
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.command import StoreRequest, is_uid
 from node.dicom.receiver.data_set import NotWhole
 from node.dicom.receiver.part10 import part_10_header
 from node.dicom.receiver.space import FreeSpace
-from node.dicom.receiver.spool import Clock, fsync_folder
+from node.dicom.receiver.spool import Clock
 from node.dicom.receiver.status import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH,
@@ -67,7 +68,7 @@ class Arrival:
         with _as_refusal("written"):
             if coming - self._looked_at > _LOOK_EVERY:
                 self._looked_at = coming
-                self._spool.space.require(0)
+                self._spool.space.require()
             _write(self._descriptor, fragments)
         self._size = coming
 
@@ -87,7 +88,7 @@ class Arrival:
         """Keeps bytes that cannot be stored as an Instance, with the reason; returns their name."""
         why = f"{reason}\nsent by {self._calling} over association {self._name}"
         try:
-            self._spool.space.require(0)
+            self._spool.space.require()
             return self._spool.aside.keep(self._path, self._descriptor, self._begin, why)
         except (OSError, Refused):
             return None
@@ -101,7 +102,7 @@ class Arrival:
 
     def _open(self, header: bytes) -> None:
         with _as_refusal("written"):
-            self._spool.space.require(0)
+            self._spool.space.require()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o644)
             _write(self._descriptor, [header])

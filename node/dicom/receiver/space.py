@@ -23,10 +23,10 @@ class FreeSpace:
         self._lock = threading.Lock()
         self._is_full = self._is_low = False
 
-    def require(self, more_bytes: int) -> None:
-        """Raises Refused (A700) where so many more would leave too little."""
+    def require(self) -> None:
+        """Raises Refused (A700) where too little is left."""
         free = self.look()
-        if self._is_full or free < self._min + more_bytes:
+        if self._is_full or free < self._min:
             raise Refused(OUT_OF_RESOURCES, f"only {free // 1_000_000} MB are free")
 
     def look(self) -> int:

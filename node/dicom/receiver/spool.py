@@ -9,7 +9,6 @@ over restarts.
 """
 
 import json
-import os
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -56,12 +55,3 @@ def write_end(folder: Path, clock: Clock, begun: AssociationRecord, ending: Endi
     final = folder / f"{clock.stamp()}-{begun.association}.end"
     half.rename(final)
     return final
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
