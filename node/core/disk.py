@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Final
+
+_OTHERS_NOTHING: Final = 0o027  # files 0640, folders 0750
 
 
 def fsync_folder(folder: Path) -> None:
@@ -11,3 +14,11 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_from_others() -> None:
+    """What this process and its children write is its user's and group's; a stricter umask stays.
+
+    Of the whole process: call it before there are threads.
+    """
+    os.umask(os.umask(0o077) | _OTHERS_NOTHING)

@@ -15,6 +15,7 @@ from typing import Final
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
+from node.core.disk import keep_from_others
 from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.limits import Limits
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> None:
     """Serves until standard input ends. arguments: descriptors and the settings as JSON."""
     listener, lines, wakeup = (int(one) for one in arguments[:3])
     settings = Settings.from_json(arguments[3])
+    keep_from_others()
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
     reports = Reports(lines, wakeup)
     around = _surroundings(settings, reports)
