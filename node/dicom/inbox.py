@@ -21,6 +21,7 @@ from typing import BinaryIO
 from pydicom import Dataset, dcmread
 
 from node.core.commitment import Asked, Report
+from node.core.disk import fsync_folder
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
@@ -32,6 +33,7 @@ _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
 _NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)-\d+\.dcm")
+_END_NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)\.end")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,11 @@ class Inbox:
         )
 
     def open_end(self, path: Path) -> IncomingEnd:
-        """Reads one `.end` of `arrived`. Raises Undecodable, OSError."""
+        """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
+
+        It is not fsynced: it would cost as much as an Instance, and a release that a power cut
+        takes back is an Association that was lost, which proves less and never too much.
+        """
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             association, receiver = told.get("association"), told.get("receiver")
@@ -143,6 +149,8 @@ class Inbox:
                 raise ValueError("it names neither an association nor a receiver")
             return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if found := _END_NAME.fullmatch(path.name):
+                return IncomingEnd(path, "lost", path.stat().st_mtime, found["association"])
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
 
     def open_asked(self, path: Path) -> Asked:
@@ -254,7 +262,7 @@ def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
 def make_folder_durably(folder: Path) -> None:
     """Makes a folder whose own name survives a power cut; what is in it would go with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
 def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
@@ -270,15 +278,7 @@ def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)
 
 
 def data_set_offset(raw: bytes) -> int:

@@ -7,7 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.faulty_disk import FaultyDisk
+from tests.peers import eventually
 from tests.receiving import (
+    ABORT,
     STORE,
     RawPeer,
     Receiving,
@@ -91,3 +93,39 @@ def test_what_is_set_aside_has_a_bound_and_the_log_says_so_once(tmp_path: Path) 
         here.wait_for_endings()
     told = [one for one in logs if "aside" in one["event"]]
     assert [one["max_aside_mb"] for one in told] == [0]
+
+
+def test_an_endless_stream_of_garbage_is_aborted_after_1000_in_a_row(tmp_path: Path) -> None:
+    good = store_message(make_series(slices=1)[0])
+    with receiving(tmp_path, max_aside_bytes=0) as here:
+        with RawPeer(here.port) as peer:
+            peer.associate()
+            assert [_store(peer, b"garbage") for _ in range(600)] == [0xC000] * 600
+            peer.send(good)
+            assert peer.status() == 0x0000  # one that can be read begins the count anew
+            assert [_store(peer, b"garbage") for _ in range(1000)] == [0xC000] * 1000
+            assert peer.receive()[0] == ABORT
+        assert '"ending": "aborted"' in here.wait_for_endings()[0].read_text()
+
+
+def test_a_flood_of_refusals_is_a_few_lines_in_the_log_and_one_sum(tmp_path: Path) -> None:
+    with capture_logs() as logs, receiving(tmp_path, echo_only=["VIEWER"]) as here:
+        for calling in ("ONE", "VIEWER"):
+            with RawPeer(here.port) as peer:
+                peer.associate(calling=calling)
+                assert {_store(peer, b"garbage", f"1.2.{n}") for n in range(30)} <= {0xC000, 0x0124}
+                peer.release()
+        here.wait_for_endings(2)
+        eventually(
+            lambda: (
+                sum("released" in one["event"] or "incomplete" in one["event"] for one in logs) == 2
+            ),
+            5,
+            "both ends in the log",
+        )
+    refused = [one for one in logs if one["event"] == "instance refused"]
+    assert [(one["calling_ae_title"], one["status"]) for one in refused] == [
+        ("ONE", "0xC000"),
+        ("VIEWER", "0x0124"),
+    ]
+    assert [one["refused"] for one in logs if "refused" in one] == [30, 30]

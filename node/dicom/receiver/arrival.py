@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from node.core.disk import fsync_folder
 from node.dicom.receiver import data_set
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.command import StoreRequest, is_uid
 from node.dicom.receiver.data_set import NotWhole
 from node.dicom.receiver.part10 import part_10_header
 from node.dicom.receiver.space import FreeSpace
-from node.dicom.receiver.spool import Clock, fsync_folder
+from node.dicom.receiver.spool import Clock
 from node.dicom.receiver.status import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH,
@@ -23,7 +24,7 @@ from node.dicom.receiver.status import (
     Refused,
 )
 
-_LOOK_EVERY: Final = 16 << 20  # bytes of one Instance between two looks at the free space
+_WRITE_BACK_EVERY: Final = 128 << 20  # bytes of one Instance, before the rest of it has come
 _MOST_PIECES: Final = 512  # of one writev; Linux takes 1,024
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -49,7 +50,7 @@ class Arrival:
         self._request, self._syntax, self._calling = request, syntax, calling
         self._descriptor = -1
         self._path = spool.incoming / f"{name}.part"
-        self._size = self._looked_at = 0
+        self._size = self._written_back = 0
         header = part_10_header(request.sop_class_uid, request.sop_instance_uid, syntax, calling)
         self._begin = len(header)
         try:
@@ -60,16 +61,16 @@ class Arrival:
 
     def add(self, fragments: Sequence[memoryview]) -> None:
         """Appends fragments of the data set."""
-        coming = self._size + sum(len(one) for one in fragments)
+        count = sum(len(one) for one in fragments)
+        coming = self._size + count
         if coming > self._spool.max_instance_bytes:
             most = self._spool.max_instance_bytes // 1_000_000
             raise Refused(OUT_OF_RESOURCES, f"larger than dicom.max_instance_mb = {most}")
         with _as_refusal("written"):
-            if coming - self._looked_at > _LOOK_EVERY:
-                self._looked_at = coming
-                self._spool.space.require(0)
+            self._spool.space.take(count)
             _write(self._descriptor, fragments)
-        self._size = coming
+            self._size = coming
+            self._write_back()
 
     def finish(self) -> Path:
         """Judges what has come and makes it survive kill -9 and a power cut."""
@@ -87,7 +88,7 @@ class Arrival:
         """Keeps bytes that cannot be stored as an Instance, with the reason; returns their name."""
         why = f"{reason}\nsent by {self._calling} over association {self._name}"
         try:
-            self._spool.space.require(0)
+            self._spool.space.require()
             return self._spool.aside.keep(self._path, self._descriptor, self._begin, why)
         except (OSError, Refused):
             return None
@@ -101,10 +102,16 @@ class Arrival:
 
     def _open(self, header: bytes) -> None:
         with _as_refusal("written"):
-            self._spool.space.require(0)
+            self._spool.space.require()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o644)
+            self._descriptor = os.open(self._path, flags, 0o640)
             _write(self._descriptor, [header])
+
+    def _write_back(self) -> None:
+        """A large Instance goes to the disk as it comes, or its answer would wait for all of it."""
+        if self._size - self._written_back > _WRITE_BACK_EVERY:
+            os.fdatasync(self._descriptor)
+            self._written_back = self._size
 
     def _judge(self) -> None:
         end = self._begin + self._size

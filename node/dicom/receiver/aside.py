@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from node.core.disk import fsync_folder
 from node.dicom.receiver.reports import Reports
-from node.dicom.receiver.spool import Clock, fsync_folder
+from node.dicom.receiver.spool import Clock
 
 _BLOCK: Final = 4096  # what even a small file takes of the disk
 _READ: Final = 1 << 20

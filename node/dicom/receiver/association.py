@@ -30,7 +30,9 @@ class ReceivingAssociation(Association):
         self.acse = LimitedACSE(self)
         self.layer = UpperLayer(self, around.settings.max_pdu_bytes)
         self.dul: DULServiceProvider = self.layer
-        self.layer.messages = Messages(self.layer, around.spool, around.reports, self._first_sender)
+        self.layer.messages = Messages(
+            self.layer, around.spool, around.reports, around.seldom, self._first_sender
+        )
         self.acse_timeout = around.settings.associate_seconds
         self.network_timeout = around.settings.idle_seconds
         self._entered: str | None = None
@@ -143,6 +145,7 @@ class ReceivingAssociation(Association):
             calling_ae_title=begun.calling_ae_title,
             association=begun.association,
             instances=self.layer.messages.stored,
+            refused=self.layer.messages.refused,
             seconds=round(time.time() - begun.began_at, 3),
         )
 

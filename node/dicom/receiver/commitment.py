@@ -15,10 +15,11 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import decode
 
 from node.core.commitment import SOP_CLASS, SOP_INSTANCE, Asked, Reference, Report, require_uid
+from node.core.disk import fsync_folder
 from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.command import N_ACTION_RQ, NormalizedRequest, normalized_response
+from node.dicom.receiver.limits import Seldom
 from node.dicom.receiver.reports import Reports
-from node.dicom.receiver.spool import fsync_folder
 from node.dicom.receiver.status import (
     INVALID_ARGUMENT,
     NO_SUCH_ACTION,
@@ -46,9 +47,14 @@ class CommitmentMessage:
     is_instance = False
 
     def __init__(
-        self, spool: Spool, reports: Reports, request: NormalizedRequest, calling_ae_title: str
+        self,
+        spool: Spool,
+        reports: Reports,
+        seldom: Seldom,
+        request: NormalizedRequest,
+        calling_ae_title: str,
     ) -> None:
-        self._spool, self._reports, self._request = spool, reports, request
+        self._spool, self._reports, self._seldom, self._request = spool, reports, seldom, request
         self._calling_ae_title = calling_ae_title
         self._data = bytearray()
         self._name, self._syntax = "", ""
@@ -126,7 +132,7 @@ class CommitmentMessage:
         incoming = self._spool.incoming
         half = incoming / f"{self._name}.part"
         try:
-            self._spool.space.require(len(raw))
+            self._spool.space.require()
             with half.open("xb") as file:
                 file.write(raw)
                 file.flush()
@@ -143,12 +149,12 @@ class CommitmentMessage:
         if refused.status == OUT_OF_RESOURCES:  # a status of C-STORE
             refused.status = RESOURCE_LIMITATION
         is_action = self._request.command_field == N_ACTION_RQ
-        self._reports.warning(
-            "request for commitment refused" if is_action else "report of commitment refused",
-            calling_ae_title=self._calling_ae_title,
-            status=f"0x{refused.status:04X}",
-            reason=refused.reason,
-        )
+        event = "request for commitment refused" if is_action else "report of commitment refused"
+        status, title = f"0x{refused.status:04X}", self._calling_ae_title
+        if self._seldom.may_say(f"{event} {status}", title):
+            self._reports.warning(
+                event, calling_ae_title=title, status=status, reason=refused.reason
+            )
 
 
 def _report(

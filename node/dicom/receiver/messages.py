@@ -19,6 +19,7 @@ from node.dicom.receiver.command import (
     store_response,
 )
 from node.dicom.receiver.commitment import CommitmentMessage
+from node.dicom.receiver.limits import Seldom
 from node.dicom.receiver.pdu import PDU, PDV, pdvs
 from node.dicom.receiver.reports import Reports
 from node.dicom.receiver.status import (
@@ -33,6 +34,7 @@ from node.dicom.receiver.status import (
 
 _COMMAND_LIMIT: Final = 16 * 1024  # a command set has a few hundred bytes
 _OTHER_LIMIT: Final = 1 << 20  # data sets of messages that are none of ours
+_MOST_UNREADABLE: Final = 1000  # in a row, over one Association
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,19 @@ class Messages:
     """The messages of one Association, on one thread."""
 
     def __init__(
-        self, peer: Peer, spool: Spool, reports: Reports, sender: Callable[[], Sender]
+        self,
+        peer: Peer,
+        spool: Spool,
+        reports: Reports,
+        seldom: Seldom,
+        sender: Callable[[], Sender],
     ) -> None:
-        self._peer, self._spool, self._reports = peer, spool, reports
-        self._sender_of_an_instance = sender
+        self._peer, self._spool, self._sender_of_an_instance = peer, spool, sender
+        self._reports, self._seldom = reports, seldom
         self._numbers = itertools.count()
         self.stored = 0  # acknowledged Instances
         self.refused = 0
+        self._unreadable = 0  # since the last that was not
         self._is_cut_off = False
         self._command = bytearray()
         self._context_id: int | None = None  # of the message at hand
@@ -150,7 +158,7 @@ class Messages:
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         context = self._peer.contexts()[context_id]
         sender = self._sender_of_an_instance()
-        self._store = store = _Store(self._spool, self._reports, sender, request)
+        self._store = store = _Store(self._spool, self._reports, self._seldom, sender, request)
         store.begin(context, self._next_name(sender))
         if not request.has_data_set:
             self._finish()
@@ -162,7 +170,9 @@ class Messages:
     def _begin_commitment(self, context_id: int, request: NormalizedRequest) -> None:
         sender = self._peer.sender()
         title = sender.calling_ae_title
-        self._store = message = CommitmentMessage(self._spool, self._reports, request, title)
+        self._store = message = CommitmentMessage(
+            self._spool, self._reports, self._seldom, request, title
+        )
         syntax = self._peer.contexts()[context_id].transfer_syntax
         message.begin(syntax, self._next_name(sender), sender.may_ask)
         if not request.has_data_set:
@@ -186,12 +196,20 @@ class Messages:
         self._peer.answer(context_id, store.response(status, comment))
         if status == SUCCESS:
             self._reports.wake()
+        if store.is_instance:
+            self._require_readable(status)
 
     def _count(self, status: int) -> None:
         if status == SUCCESS:
             self.stored += 1
         else:
             self.refused += 1
+
+    def _require_readable(self, status: int) -> None:
+        """A sender of nothing but garbage is not served for ever; it has its answers."""
+        self._unreadable = self._unreadable + 1 if status == CANNOT_UNDERSTAND else 0
+        if self._unreadable >= _MOST_UNREADABLE:
+            raise ProtocolError(f"{_MOST_UNREADABLE} data sets in a row that cannot be read")
 
 
 class _Store:
@@ -200,9 +218,15 @@ class _Store:
     is_instance = True
 
     def __init__(
-        self, spool: Spool, reports: Reports, sender: Sender, request: StoreRequest
+        self,
+        spool: Spool,
+        reports: Reports,
+        seldom: Seldom,
+        sender: Sender,
+        request: StoreRequest,
     ) -> None:
-        self._spool, self._reports, self._sender = spool, reports, sender
+        self._spool, self._sender = spool, sender
+        self._reports, self._seldom = reports, seldom
         self.request = request
         self._arrival: Arrival | None = None
         self._refused: Refused | None = None
@@ -264,11 +288,17 @@ class _Store:
         if refused.status == CANNOT_UNDERSTAND and self._arrival is not None:
             kept = self._arrival.set_aside(refused.reason)
         self.drop()
-        self._reports.warning(
-            "instance refused",
-            calling_ae_title=self._sender.calling_ae_title,
-            sop_instance_uid=self.request.sop_instance_uid[:64],
-            status=f"0x{refused.status:04X}",
-            reason=refused.reason,
-            kept_aside=kept,
-        )
+        self._tell(refused, kept)
+
+    def _tell(self, refused: Refused, kept_aside: str | None) -> None:
+        """Once in a while for each status; the end of the Association tells how many there were."""
+        status, title = f"0x{refused.status:04X}", self._sender.calling_ae_title
+        if self._seldom.may_say(f"refused {status}", title):
+            self._reports.warning(
+                "instance refused",
+                calling_ae_title=title,
+                sop_instance_uid=self.request.sop_instance_uid[:64],
+                status=status,
+                reason=refused.reason,
+                kept_aside=kept_aside,
+            )

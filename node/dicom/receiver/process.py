@@ -19,6 +19,7 @@ from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
 from node.core.commitment import SOP_CLASS as STORAGE_COMMITMENT
+from node.core.disk import keep_from_others
 from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.limits import Limits
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> None:
     """
     *listeners, lines, wakeup = (int(one) for one in arguments[:4])
     settings = Settings.from_json(arguments[4])
+    keep_from_others()
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
     warnings.simplefilter("ignore", UserWarning)  # of pydicom, with each odd value it reads
     reports = Reports(lines, wakeup)
