@@ -8,7 +8,7 @@ Files of incoming/, each a JSON object; they sort after the Instances acknowledg
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 SOP_CLASS: Final = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
@@ -90,31 +90,13 @@ class Report:
         return cls(*_who(told), float(told["told_at"]), committed, failed)
 
 
-def reason_in_words(reason: int | None) -> str:
-    """PS3.3 C.14.1.1."""
-    words = {
-        0x0110: "processing failure",
-        0x0112: "no such object instance",
-        0x0119: "class / instance conflict",
-        0x0122: "SOP Class not supported",
-        0x0131: "duplicate Transaction UID",
-        0x0213: "resource limitation",
-    }
-    return f"0x{reason or 0:04X} ({words.get(reason or 0, 'no reason that the Standard names')})"
-
-
 def judged(
-    asked: Sequence[Reference], holds: Callable[[Reference], int | None]
-) -> tuple[list[Reference], list[Reference]]:
-    """Parts what is committed to from what is not. holds: tells the reason, None where we do."""
-    committed, failed = [], []
-    for one in asked:
-        reason = holds(one)
-        if reason is None:
-            committed.append(one)
-        else:
-            failed.append(replace(one, reason=reason))
-    return committed, failed
+    asked: Sequence[Reference], reason: Callable[[Reference], int | None]
+) -> tuple[list[Reference], list[tuple[Reference, int]]]:
+    """Parts what is committed to from what is not, and why not. reason: None where we commit."""
+    found = [(one, reason(one)) for one in asked]
+    committed = [one for one, why in found if why is None]
+    return committed, [(one, why) for one, why in found if why is not None]
 
 
 def require_uid(value: Any) -> None:

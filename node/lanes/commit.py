@@ -15,12 +15,12 @@ from node.core.commitment import (
     Reference,
     Report,
     judged,
-    reason_in_words,
 )
 from node.core.errors import Fatal, Temporary
 from node.core.job import backoff_seconds
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
+from node.dicom.scu.answers import reason_in_words
 from node.dicom.scu.peer import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.lanes.record import RecordLane
@@ -31,8 +31,9 @@ log = structlog.get_logger()
 
 GIVE_UP_SECONDS: Final = 86400.0  # after the request: by then a sender has asked again, or a person
 
+Failed = Sequence[tuple[Reference, int]]  # with the reason
 # An N-EVENT-REPORT to a Peer: calling AE title, Transaction UID, what is committed to, what is not.
-Reporting = Callable[[Peer, AETitle, str, Sequence[Reference], Sequence[Reference]], object]
+Reporting = Callable[[Peer, AETitle, str, Sequence[Reference], Failed], None]
 
 
 def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]:
@@ -40,7 +41,7 @@ def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]
 
     def take(report: Report, now: float) -> None:
         kept = [one.sop_instance_uid for one in report.committed]
-        failed = {one.sop_instance_uid: reason_in_words(one.reason) for one in report.failed}
+        failed = {one.sop_instance_uid: reason_in_words(one.reason or 0) for one in report.failed}
         for job in deliveries.committed(report.transaction_uid, kept, failed, now):
             log.info(
                 f"job {job.state}",
@@ -99,11 +100,11 @@ class CommitmentLane(Lane):
             self._commitments.settle(waiting, answer, time.time())
             log.info("commitment answered", **self._which(waiting), answer=answer)
 
-    def _judged(self, items: Sequence[Reference]) -> tuple[list[Reference], list[Reference]]:
+    def _judged(self, items: Sequence[Reference]) -> tuple[Sequence[Reference], Failed]:
         """Raises Temporary where something that may be asked for is not recorded yet."""
         held = self._commitments.held([one.sop_instance_uid for one in items])
         committed, failed = judged(items, lambda one: self._reason(one, held))
-        absent = any(one.reason == NO_SUCH_OBJECT_INSTANCE for one in failed)
+        absent = any(reason == NO_SUCH_OBJECT_INSTANCE for _, reason in failed)
         if absent and self._recording.unread():
             raise Temporary("files in incoming/ cannot be recorded yet, see the log")
         return committed, failed
