@@ -39,7 +39,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "updated_at": moment(job.updated_at),
         "timings_seconds": dict(job.timings),
         "supersedes": job.supersedes,
-        "result": {
+        "result": {  # of the default Segmentation; each object stands in deliveries
             "series_instance_uid": job.result_uids.series_instance_uid,
             "sop_instance_uid": job.result_uids.sop_instance_uid,
         },
@@ -102,7 +102,7 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  model     {job.model} ({job.model_fingerprint[:12]})",
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
-        *_result_lines(job),
+        *_result_lines(job, deliveries),
         *([f"  priority  {job.priority}"] if job.priority else []),
         f"  attempts  {job.attempts}",
     ]
@@ -121,11 +121,12 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
     return lines
 
 
-def _result_lines(job: Job) -> list[str]:
-    """The UID is chosen before the work; it is shown once it names something."""
-    if job.state in (JobState.SEGMENTED, JobState.DELIVERED):
-        return [f"  result    SOP Instance UID {job.result_uids.sop_instance_uid}"]
-    return []
+def _result_lines(job: Job, deliveries: Sequence[Delivery]) -> list[str]:
+    """UIDs are chosen before the work; they are shown once they name something."""
+    if job.state not in (JobState.SEGMENTED, JobState.DELIVERED):
+        return []
+    objects = dict.fromkeys((one.kind, one.sop_instance_uid) for one in deliveries)
+    return [f"  result    {kind} {uid}" for kind, uid in objects]
 
 
 def delivery_line(delivery: Delivery) -> str:
