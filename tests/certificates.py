@@ -58,6 +58,13 @@ class Authority:
             context.load_cert_chain(pair.certificate, pair.key)
         return context
 
+    def server(self, pair: Pair) -> ssl.SSLContext:
+        """A server that asks for a certificate of ours, and shows this one."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.certificate))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(pair.certificate, pair.key)
+        return context
+
     def _pair(self, name: str) -> Pair:
         stem = self._folder / f"{self._name}-{name}"
         pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"))
