@@ -1,466 +1,346 @@
-"""We commit to what we hold (PS3.4 J.3): a real receiver, the lanes, Orthanc, scripted peers."""
+"""Storage Commitment: what a Peer promises to keep, and what we do where it promises nothing."""
 
 import json
-import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
-from pydicom import Dataset
-from pydicom.uid import (
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MRImageStorage,
-)
+from pydicom import Dataset, dcmread
+from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
-from structlog.testing import capture_logs
+from pynetdicom.events import Event
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+)
 
-from node.core.commitment import SOP_CLASS, SOP_INSTANCE, Asked, Reference, Report
-from node.core.names import AETitle
-from node.dicom.inbox import Inbox
-from node.dicom.scu.commitment import report
+from node.core.errors import Fatal, Temporary
+from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
+from node.core.result import ObjectRef, ResultKind
+from node.core.uids import derive_uid
+from node.dicom.scu.commitment import NotSupported, Report, ask, report, report_of
+from node.dicom.scu.instance import dicom_files
 from node.dicom.scu.peer import Peer
-from node.lanes.commit import GIVE_UP_SECONDS, CommitmentLane
-from node.lanes.record import RecordLane
-from node.recording import Commitment
-from node.store import database
-from node.store.commitments import CommitmentStore
-from node.store.series import SeriesStore
-from tests import arrivals
-from tests.peers import Orthanc, eventually, free_port, storescu
-from tests.receiving import Receiving, receiving
+from node.dicom.scu.query import holds
+from node.dicom.scu.storage import store
+from tests.peers import Orthanc, eventually, free_port
+from tests.scripted import BOTH, scripted_peer
 from tests.series_factory import make_series, write_series
 
-OURS = AETitle("SEGNODE")
-MR = str(MRImageStorage)
-_numbers = iter(range(1, 1000))
+US = AETitle("SEGNODE")
+TRANSACTION = derive_uid("a transaction")
 
 
-@dataclass
-class World:
-    """A data folder and what its lanes need. reports: what was taken in."""
-
-    inbox: Inbox
-    series: SeriesStore
-    commitments: CommitmentStore
-    engine: sqlalchemy.Engine
-    reports: list[Report] = field(default_factory=list)
-    on_report: Callable[[Report], object] = lambda _: None
-
-    def __post_init__(self) -> None:
-        def take(told: Report, _: float) -> None:
-            self.on_report(told)
-            self.reports.append(told)
-
-        commitment = Commitment(self.commitments.add_all, take)
-        self.recording = RecordLane(self.inbox, self.series, lambda: None, commitment)
-
-    def lane(self, peer: Peer) -> CommitmentLane:
-        return CommitmentLane(
-            self.commitments, self.inbox, self.recording, peer, OURS, report, 0.05, 1.0
-        )
-
-    def answer(self, peer: Peer) -> None:
-        """Each request that is due, once."""
-        lane = self.lane(peer)
-        self.recording.step()
-        lane.step()
-        self.recording.step()
-        lane.step()
-
-    def rows(self) -> list[Any]:
-        with self.engine.connect() as connection:
-            query = "SELECT * FROM commitment_asked ORDER BY id"
-            return list(connection.execute(sqlalchemy.text(query)))
-
-    def ask(self, *items: Reference, transaction: str = "1.2.3", at: float | None = None) -> None:
-        """As the receiver leaves it."""
-        asked = Asked("MODALITY", transaction, at or time.time(), items)
-        self.put(asked.to_json(), "asked")
-
-    def put(self, text: str, suffix: str) -> Path:
-        name = f"{time.time_ns():020d}-test.1-{next(_numbers):08d}.{suffix}"
-        path = self.inbox.incoming_folder / name
-        path.write_text(text)
-        return path
+def _refs(count: int) -> list[ObjectRef]:
+    return [_ref(f"object {number}") for number in range(count)]
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    folder = tmp_path / "var"
-    inbox = Inbox(folder)
-    engine = database.connect(folder)
-    database.migrate(engine)
-    yield World(inbox, SeriesStore(engine), CommitmentStore(engine), engine)
-    engine.dispose()
+def _ref(name: str) -> ObjectRef:
+    return ObjectRef(
+        ResultKind.SEGMENTATION,
+        "",
+        MRImageStorage,
+        SeriesInstanceUID(derive_uid("series")),
+        SOPInstanceUID(derive_uid(name)),
+    )
 
 
-@dataclass
-class Told:
-    """What an N-EVENT-REPORT said."""
-
-    transaction: str
-    event_type: int
-    committed: list[str]
-    failed: dict[str, int]
+def _information(event: Event, failed: int = 0) -> tuple[int, Dataset]:
+    """An Event Type and what it says of the objects of a request: the last ones failed."""
+    asked = event.action_information
+    told = Dataset()
+    told.TransactionUID = asked.TransactionUID
+    kept = len(asked.ReferencedSOPSequence) - failed
+    told.ReferencedSOPSequence = list(asked.ReferencedSOPSequence[:kept])
+    if failed:
+        told.FailedSOPSequence = list(asked.ReferencedSOPSequence[kept:])
+        for item in told.FailedSOPSequence:
+            item.FailureReason = 0x0112
+    return (2 if failed else 1), told
 
 
 @contextmanager
-def _modality(status: int = 0x0000) -> Iterator[tuple[Peer, list[Told]]]:
-    """A peer that hears what became of its request."""
-    heard: list[Told] = []
+def _committing(
+    status: int = 0x0000, tell: Callable[[Event], tuple[int, Dataset]] | None = None
+) -> Iterator[tuple[Peer, list[int]]]:
+    """A Peer that answers an N-ACTION, and reports on the same Association."""
+    answers: list[int] = []
 
-    def on_report(event: evt.Event) -> tuple[int, None]:
-        told = event.event_information
-        heard.append(
-            Told(
-                str(told.TransactionUID),
-                event.event_type or 0,
-                [one.ReferencedSOPInstanceUID for one in told.get("ReferencedSOPSequence") or ()],
-                {
-                    one.ReferencedSOPInstanceUID: one.FailureReason
-                    for one in told.get("FailedSOPSequence") or ()
-                },
-            )
-        )
+    def on_action(event: Event) -> tuple[int, None]:
+        if tell is not None:
+            told = tell(event)
+            threading.Thread(target=_tell, args=(event.assoc, *told, answers)).start()
+        return status, None
+
+    with scripted_peer(
+        accepts=[(StorageCommitmentPushModel, BOTH)],
+        handlers=[(evt.EVT_N_ACTION, on_action)],
+        timeout_seconds=3.0,
+    ) as (peer, _):
+        yield peer, answers
+
+
+def _tell(association: Any, event_type: int, told: Dataset, answers: list[int]) -> None:
+    time.sleep(0.3)
+    status, _ = association.send_n_event_report(
+        told, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+    )
+    answers.append(int(status.get("Status", 0xFFFF)))
+
+
+def test_all_is_committed_on_the_same_association() -> None:
+    refs = _refs(3)
+    with _committing(tell=_information) as (peer, answers):
+        told = ask(peer, US, TRANSACTION, refs, 5.0)
+        eventually(lambda: answers, 5, "answer to the report")
+    assert told == Report(TRANSACTION, frozenset(r.sop_instance_uid for r in refs), {})
+    assert answers == [0x0000]
+
+
+def test_a_partial_failure_names_the_objects_and_why() -> None:
+    refs = _refs(3)
+    with _committing(tell=lambda event: _information(event, failed=1)) as (peer, _):
+        told = ask(peer, US, TRANSACTION, refs, 5.0)
+    assert told is not None
+    assert told.committed == {r.sop_instance_uid for r in refs[:2]}
+    assert told.failed == {refs[2].sop_instance_uid: "it does not have it, 0x0112"}
+
+
+def test_no_report_within_the_time_is_none_and_takes_no_longer() -> None:
+    with _committing() as (peer, _):
+        began = time.monotonic()
+        assert ask(peer, US, TRANSACTION, _refs(1), 1.0) is None
+        assert time.monotonic() - began < 4
+
+
+def test_a_report_of_another_transaction_is_not_taken_for_ours() -> None:
+    def tell(event: Event) -> tuple[int, Dataset]:
+        event_type, told = _information(event)
+        told.TransactionUID = derive_uid("another")
+        return event_type, told
+
+    with _committing(tell=tell) as (peer, answers):
+        assert ask(peer, US, TRANSACTION, _refs(1), 1.0) is None
+        eventually(lambda: answers, 5, "answer to the report")
+    assert answers == [0x0110]
+
+
+def test_a_request_that_was_made_before_a_crash_is_still_waited_for() -> None:
+    with _committing(0x0131) as (peer, _):
+        assert ask(peer, US, TRANSACTION, _refs(1), 0.2) is None
+
+
+@pytest.mark.parametrize("status", [0x0112, 0x0118, 0x0122, 0x0124, 0x0211])
+def test_a_refusal_says_that_commitment_is_not_supported(status: int) -> None:
+    with _committing(status) as (peer, _), pytest.raises(NotSupported, match=f"0x{status:04X}"):
+        ask(peer, US, TRANSACTION, _refs(1), 1.0)
+
+
+@pytest.mark.parametrize("status", [0x0110, 0x0213])
+def test_a_peer_that_cannot_now_is_for_later(status: int) -> None:
+    with _committing(status) as (peer, _), pytest.raises(Temporary, match=f"0x{status:04X}"):
+        ask(peer, US, TRANSACTION, _refs(1), 1.0)
+
+
+def test_a_peer_that_does_not_accept_the_sop_class_does_not_support_it() -> None:
+    with (
+        scripted_peer() as (peer, _),
+        pytest.raises(NotSupported, match="accepts none of: Storage Commitment Push Model"),
+    ):
+        ask(peer, US, TRANSACTION, _refs(1), 1.0)
+
+
+def test_a_peer_that_is_down_is_for_later() -> None:
+    peer = Peer("pacs", AETitle("PACS"), "127.0.0.1", free_port(), 1.0)
+    with pytest.raises(Temporary, match="cannot be reached"):
+        ask(peer, US, TRANSACTION, _refs(1), 1.0)
+
+
+def test_a_peer_that_does_not_answer_the_request_is_for_later() -> None:
+    def on_action(event: Event) -> tuple[int, None]:
+        time.sleep(2.5)
+        return 0x0000, None
+
+    with (
+        scripted_peer(
+            accepts=[(StorageCommitmentPushModel, BOTH)],
+            handlers=[(evt.EVT_N_ACTION, on_action)],
+            timeout_seconds=1.0,
+        ) as (peer, _),
+        pytest.raises(Temporary, match="did not answer within 1 s"),
+    ):
+        ask(peer, US, TRANSACTION, _refs(1), 1.0)
+
+
+def test_a_report_that_says_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="without a Transaction UID"):
+        report_of(Dataset())
+
+
+@dataclass
+class _Asker:
+    """Somebody who asked us for commitment, and gets our report."""
+
+    port: int
+    told: list[tuple[int | None, Dataset]] = field(default_factory=list)
+    roles: list[tuple[bool | None, bool | None]] = field(default_factory=list)
+
+
+@contextmanager
+def _asker(status: int = 0x0000) -> Iterator[tuple[Peer, _Asker]]:
+    def on_report(event: Event) -> tuple[int, None]:
+        asker.told.append((event.event_type, event.event_information))
+        (context,) = event.assoc.accepted_contexts
+        asker.roles.append((context.as_scu, context.as_scp))
         return status, None
 
     ae = AE(ae_title="MODALITY")
-    syntaxes = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
-    ae.add_supported_context(SOP_CLASS, syntaxes, scu_role=True, scp_role=True)
-    handlers: Any = [(evt.EVT_N_EVENT_REPORT, on_report)]
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    server = ae.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
+    )
     assert server is not None
+    asker = _Asker(int(server.server_address[1]))
     try:
-        port = server.server_address[1]
-        yield Peer("modality", AETitle("MODALITY"), "127.0.0.1", port, timeout_seconds=5), heard
+        yield Peer("modality", AETitle("MODALITY"), "127.0.0.1", asker.port, 3.0), asker
     finally:
         server.shutdown()
 
 
-def _ask(port: int, items: Sequence[tuple[str, str]], send: Sequence[Dataset] = ()) -> None:
-    """A modality stores, and asks at once for commitment."""
-    told = Dataset()
-    told.TransactionUID = "1.2.3"
-    told.ReferencedSOPSequence = []
-    for sop_class, uid in items:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-        told.ReferencedSOPSequence.append(item)
-    ae = AE(ae_title="MODALITY")
-    ae.add_requested_context(MR, ExplicitVRLittleEndian)
-    ae.add_requested_context(SOP_CLASS)
-    opened = ae.associate("127.0.0.1", port, ae_title="SEGNODE")
-    assert {opened.send_c_store(one).Status for one in send} <= {0x0000}
-    answer, _ = opened.send_n_action(told, 1, SOP_CLASS, SOP_INSTANCE)
-    assert answer.Status == 0x0000
-    opened.release()
+def test_whoever_asked_us_is_told_what_we_keep_and_what_we_do_not() -> None:
+    refs = _refs(2)
+    with _asker() as (peer, asker):
+        report(peer, US, TRANSACTION, refs[:1], [(refs[1], 0x0112)])
+    ((event_type, information),) = asker.told
+    assert event_type == 2
+    assert report_of(information) == Report(
+        TRANSACTION,
+        frozenset({refs[0].sop_instance_uid}),
+        {refs[1].sop_instance_uid: "it does not have it, 0x0112"},
+    )
+    assert asker.roles == [(True, False)]  # they are the SCU though we asked (PS3.7 D.3.3.4)
 
 
-def _refs(series: Sequence[Dataset], sop_class: str = MR) -> list[Reference]:
-    return [Reference(sop_class, str(one.SOPInstanceUID)) for one in series]
+def test_all_that_we_keep_is_told_as_a_success() -> None:
+    with _asker() as (peer, asker):
+        report(peer, US, TRANSACTION, _refs(2), [])
+    ((event_type, information),) = asker.told
+    assert event_type == 1
+    assert "FailedSOPSequence" not in information
+
+
+@pytest.mark.parametrize(("status", "error"), [(0x0110, Temporary), (0x0117, Fatal)])
+def test_a_report_that_is_not_taken_says_so(status: int, error: type[Exception]) -> None:
+    with _asker(status) as (peer, _), pytest.raises(error, match=f"0x{status:04X}"):
+        report(peer, US, TRANSACTION, _refs(1), [])
 
 
 @pytest.fixture
-def here(world: World, tmp_path: Path) -> Iterator[Receiving]:
-    with receiving(tmp_path / "var", commits_to=["MODALITY", "ORTHANC"]) as one:
-        yield one
+def orthanc(tmp_path: Path) -> Iterator[tuple[Orthanc, Peer, int]]:
+    """It reports to us, at our port, on an Association of its own."""
+    ours = free_port()
+    known = {"us": {"AET": US, "Host": "127.0.0.1", "Port": ours, "AllowStorageCommitment": True}}
+    pacs = Orthanc(tmp_path / "orthanc", modalities=known)
+    pacs.start()
+    try:
+        yield pacs, Peer("pacs", AETitle("ORTHANC"), "127.0.0.1", pacs.dicom_port, 10.0), ours
+    finally:
+        pacs.stop()
 
 
-def test_what_was_stored_just_before_is_committed_to_and_nothing_else(
-    world: World, here: Receiving
+def _stored(folder: Path, peer: Peer) -> list[ObjectRef]:
+    files = dicom_files(write_series(make_series(slices=2), folder))
+    store(files, peer, US)
+    return [
+        ObjectRef(
+            ResultKind.SEGMENTATION,
+            "",
+            read.SOPClassUID,
+            SeriesInstanceUID(read.SeriesInstanceUID),
+            SOPInstanceUID(read.SOPInstanceUID),
+        )
+        for read in map(dcmread, files)
+    ]
+
+
+def test_orthanc_commits_to_what_it_has_and_not_to_what_it_has_not(
+    tmp_path: Path, orthanc: tuple[Orthanc, Peer, int]
 ) -> None:
-    series = make_series(slices=30)
-    uids = [str(one.SOPInstanceUID) for one in series]
-    items = [(MR, uid) for uid in uids[1:]]
-    items += [(CTImageStorage, uids[0]), (MR, "1.2.3.4.5")]
-    with _modality() as (peer, heard):
-        _ask(here.port, items, series)
-        world.answer(peer)
-    (told,) = heard
-    assert (told.transaction, told.event_type) == ("1.2.3", 2)
-    assert told.committed == uids[1:]
-    assert told.failed == {uids[0]: 0x0119, "1.2.3.4.5": 0x0112}
-    (row,) = world.rows()
-    assert row.done_at is not None
-    assert row.answer == "committed to 29 Instances, not to 2"
+    _, peer, port = orthanc
+    refs = _stored(tmp_path / "series", peer)
+    missing = _ref("nobody has it")
+    told: list[Report] = []
+
+    def on_report(event: Event) -> tuple[int, None]:
+        told.append(report_of(event.event_information))
+        return 0x0000, None
+
+    ae = AE(ae_title=US)
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    server = ae.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
+    )
+    assert server is not None
+    try:
+        ours = [*refs, missing]
+        on_the_spot = ask(peer, US, TRANSACTION, ours, 0.5)
+        if on_the_spot is not None:
+            told.append(on_the_spot)
+        eventually(lambda: told, 20, "report of Orthanc")
+    finally:
+        server.shutdown()
+    assert told[0].transaction_uid == TRANSACTION
+    assert told[0].committed == {r.sop_instance_uid for r in refs}
+    assert list(told[0].failed) == [missing.sop_instance_uid]
+    assert "0x0112" in told[0].failed[missing.sop_instance_uid]
 
 
-def test_a_request_amid_the_flow_never_overtakes_its_instances(
-    world: World, here: Receiving
+def test_orthanc_takes_our_report_where_it_asked_us(
+    tmp_path: Path, orthanc: tuple[Orthanc, Peer, int]
 ) -> None:
-    """Rows come before the files have their places, and the lane runs beside that."""
-    with _modality() as (peer, heard):
-        lanes = [world.recording, world.lane(peer)]
-        for lane in lanes:
-            lane.start()
-        try:
-            for number in range(8):
-                series = make_series(slices=40, name=f"flow.{number}")
-                _ask(here.port, [(MR, str(one.SOPInstanceUID)) for one in series], series)
-                for lane in lanes:
-                    lane.wake()
-                eventually(lambda n=number: len(heard) > n, 20, "answer")  # type: ignore[misc]
-        finally:
-            for lane in lanes:
-                lane.request_stop()
-            for lane in lanes:
-                lane.join(10)
-    assert [len(told.committed) for told in heard] == [40] * 8
-    assert [told.event_type for told in heard] == [1] * 8
+    pacs, peer, port = orthanc
+    refs = _stored(tmp_path / "series", peer)
+    asked: list[Dataset] = []
+
+    def on_action(event: Event) -> tuple[int, None]:
+        asked.append(event.action_information)
+        return 0x0000, None
+
+    ae = AE(ae_title=US)
+    ae.add_supported_context(StorageCommitmentPushModel)
+    server = ae.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_ACTION, on_action)]
+    )
+    assert server is not None
+    url = f"http://127.0.0.1:{pacs.http_port}"
+    try:
+        body = json.dumps(
+            {"DicomInstances": [[r.sop_class_uid, r.sop_instance_uid] for r in refs]}
+        ).encode()
+        with urllib.request.urlopen(f"{url}/modalities/us/storage-commitment", body) as answer:
+            path = json.loads(answer.read())["Path"]
+        eventually(lambda: asked, 10, "request of Orthanc")
+        report(peer, US, asked[0].TransactionUID, refs[:1], [(refs[1], 0x0112)])
+    finally:
+        server.shutdown()
+    with urllib.request.urlopen(url + path) as answer:
+        told = json.loads(answer.read())
+    assert [one["SOPInstanceUID"] for one in told["Success"]] == [refs[0].sop_instance_uid]
+    assert [one["SOPInstanceUID"] for one in told["Failures"]] == [refs[1].sop_instance_uid]
 
 
-def test_what_was_deleted_is_not_committed_to(world: World) -> None:
-    series = make_series(slices=3)
-    arrivals.keep(world.inbox, series)
-    world.recording.step()
-    uid = series[0].SeriesInstanceUID
-    gone, purged, _ = (str(one.SOPInstanceUID) for one in series)
-    (world.inbox.folder(uid) / f"i{gone}.dcm").unlink()
-    with world.engine.begin() as connection:
-        statement = "UPDATE instance SET path = '' WHERE sop_instance_uid = :uid"
-        connection.execute(sqlalchemy.text(statement), {"uid": purged})
-    world.ask(*_refs(series))
-    world.recording.step()
-    with _modality() as (peer, heard):
-        world.answer(peer)
-    assert heard[0].failed == {gone: 0x0112, purged: 0x0112}
-
-
-def test_an_instance_that_cannot_be_recorded_yet_lets_the_answer_wait(world: World) -> None:
-    series = make_series(slices=1)
-    arrivals.keep(world.inbox, series)
-    (path,) = world.inbox.incoming()
-    raw = path.read_bytes()
-    path.unlink()
-    path.mkdir()  # cannot be read, even by root
-    world.ask(*_refs(series))
-    world.recording.step()
-    with _modality() as (peer, heard):
-        world.answer(peer)
-        assert heard == []
-        assert "cannot be recorded yet" in world.rows()[0].answer
-        path.rmdir()
-        path.write_bytes(raw)
-        world.recording._again.clear()
-        world.recording.step()
-        time.sleep(0.1)
-        world.answer(peer)
-    assert heard[0].event_type == 1
-
-
-def test_a_peer_that_is_away_is_told_later(world: World) -> None:
-    series = make_series(slices=2)
-    arrivals.keep(world.inbox, series)
-    world.ask(*_refs(series))
-    world.recording.step()
-    away = Peer("modality", AETitle("MODALITY"), "127.0.0.1", free_port(), timeout_seconds=2)
-    world.answer(away)
-    (row,) = world.rows()
-    assert (row.attempts, row.done_at) == (1, None)
-    time.sleep(0.1)
-    with _modality() as (peer, heard):
-        world.answer(peer)
-    assert len(heard[0].committed) == 2
-    assert world.rows()[0].done_at is not None
-
-
-def test_after_a_day_it_is_given_up_and_the_log_says_so(world: World) -> None:
-    world.ask(Reference(MR, "1.2.3.4"), at=time.time() - GIVE_UP_SECONDS - 1)
-    world.recording.step()
-    away = Peer("modality", AETitle("MODALITY"), "127.0.0.1", free_port(), timeout_seconds=2)
-    with capture_logs() as logs:
-        world.answer(away)
-    assert world.rows()[0].done_at is not None
-    assert [one["event"] for one in logs] == ["commitment cannot be answered"]
-
-
-def test_requests_of_a_title_that_no_peer_has_are_given_up(world: World) -> None:
-    world.ask(Reference(MR, "1.2.3.4"))
-    world.recording.step()
-    assert world.commitments.abandon(["MODALITY"], time.time()) == []
-    assert world.commitments.abandon(["PACS"], time.time()) == ["MODALITY"]
-    assert "no peer" in world.rows()[0].answer
-
-
-def test_a_crash_between_row_and_file_asks_once(world: World) -> None:
-    world.ask(Reference(MR, "1.2.3.4"))
-    (path,) = world.inbox.arrived()
-    raw = path.read_bytes()
-    world.recording.step()
-    path.write_bytes(raw)  # here a process would have died before it removed the file
-    world.recording.step()
-    assert len(world.rows()) == 1
-    assert world.inbox.arrived() == []
-
-
-@pytest.mark.parametrize("suffix", ["asked", "commit"])
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"transaction_uid": "x"}'])
-def test_a_file_that_the_disk_has_cut_goes_aside_with_the_reason(
-    world: World, suffix: str, text: str
+def test_where_nobody_commits_the_peer_is_asked_whether_it_holds_the_object(
+    tmp_path: Path, orthanc: tuple[Orthanc, Peer, int]
 ) -> None:
-    path = world.put(text, suffix)
-    series = make_series(slices=2)
-    arrivals.keep(world.inbox, series)
-    world.recording.step()
-    assert world.inbox.arrived() == []
-    aside = path.parent.parent / "aside" / path.name
-    assert aside.read_text() == text
-    assert "does not tell" in aside.with_suffix(".txt").read_text()
-    assert len(world.series.instances(series[0].SeriesInstanceUID)) == 2
-    assert world.rows() == []
-
-
-def test_a_report_is_taken_in_once_the_rows_before_it_are_safe(world: World) -> None:
-    told = Report("PACS", "1.2.3", 1.0, [Reference(MR, "1.1")], [Reference(MR, "1.2", 0x0112)])
-    series = make_series(slices=1)
-    arrivals.keep(world.inbox, series)
-    world.put(told.to_json(), "commit")
-    held: list[int] = []
-    uid = series[0].SeriesInstanceUID
-    world.on_report = lambda _: held.append(len(world.series.instances(uid)))
-    world.recording.step()
-    (taken,) = world.reports
-    assert (list(taken.committed), list(taken.failed)) == (told.committed, told.failed)
-    assert held == [1]
-    assert world.inbox.arrived() == []
-
-
-def test_a_report_that_cannot_be_taken_in_keeps_nothing_else_and_is_tried_again(
-    world: World,
-) -> None:
-    def fail(_: Report) -> None:
-        raise RuntimeError("a bug")
-
-    told = Report("PACS", "1.2.3", 1.0, [Reference(MR, "1.1")], [])
-    path = world.put(told.to_json(), "commit")
-    series = make_series(slices=2)
-    arrivals.keep(world.inbox, series)
-    world.on_report = fail
-    world.recording.step()
-    assert world.inbox.arrived() == [path]
-    assert len(world.series.instances(series[0].SeriesInstanceUID)) == 2
-    world.on_report = lambda _: None
-    world.recording._again.clear()
-    world.recording.step()
-    assert len(world.reports) == 1
-    assert world.inbox.arrived() == []
-
-
-def test_answered_requests_are_forgotten_after_a_while(world: World) -> None:
-    world.ask(Reference(MR, "1.2.3.4"))
-    world.recording.step()
-    waiting = world.commitments.due("MODALITY", time.time())
-    assert waiting is not None
-    world.commitments.settle(waiting, "done", time.time() - 31 * 86400)
-    world.ask(Reference(MR, "1.2.3.4"), transaction="1.2.4")
-    world.recording.step()
-    assert [row.transaction_uid for row in world.rows()] == ["1.2.4"]
-
-
-class _OrthancPeer(Orthanc):
-    """Knows us as a modality."""
-
-    def knows(self, port: int) -> None:
-        modality = {"AET": "SEGNODE", "Host": "127.0.0.1", "Port": port}
-        self._put("/modalities/segnode", modality)
-
-    def post(self, path: str, body: object) -> Any:
-        return self._send("POST", path, body)
-
-    def get(self, path: str) -> Any:
-        return self._get(path)
-
-    def _put(self, path: str, body: object) -> None:
-        self._send("PUT", path, body)
-
-    def _send(self, method: str, path: str, body: object) -> Any:
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(self._url(path), data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            raw = answer.read()
-            return json.loads(raw) if raw.strip() else None
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_OrthancPeer]:
-    running = _OrthancPeer(tmp_path_factory.mktemp("orthanc"))
-    running.start()
-    yield running
-    running.stop()
-
-
-def test_orthanc_asks_us_and_hears_of_each_instance(
-    world: World, here: Receiving, orthanc: _OrthancPeer, tmp_path: Path
-) -> None:
-    series = make_series(slices=3)
-    folder = write_series(series, tmp_path / "series")
-    assert storescu(folder, orthanc.dicom_port, called="ORTHANC").returncode == 0
-    orthanc.knows(here.port)
-    orthanc.post("/modalities/segnode/store", orthanc.get("/instances")[:2])
-    wanted = [[MR, str(one.SOPInstanceUID)] for one in series]
-    asked = orthanc.post("/modalities/segnode/storage-commitment", {"DicomInstances": wanted})
-    world.recording.step()
-    peer = Peer("orthanc", AETitle("ORTHANC"), "127.0.0.1", orthanc.dicom_port, timeout_seconds=10)
-    world.answer(peer)
-    told = orthanc.get(asked["Path"])
-    assert told["Status"] == "Failure"
-    assert len(told["Success"]) == 2
-    (failure,) = told["Failures"]
-    assert failure["FailureReason"] == 0x0112
-    assert failure["SOPInstanceUID"] in {uid for _, uid in wanted}
-
-
-def test_orthanc_reports_to_us_what_it_holds(
-    world: World, here: Receiving, orthanc: _OrthancPeer, tmp_path: Path
-) -> None:
-    series = make_series(slices=2, name="ours")
-    folder = write_series(series, tmp_path / "series")
-    assert storescu(folder, orthanc.dicom_port, called="ORTHANC").returncode == 0
-    orthanc.knows(here.port)
-    held = [(MR, str(one.SOPInstanceUID)) for one in series]
-    told = Dataset()
-    told.TransactionUID = "1.2.3.99"
-    told.ReferencedSOPSequence = []
-    for sop_class, uid in [*held, (MR, "1.2.3.4.5")]:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-        told.ReferencedSOPSequence.append(item)
-    ae = AE(ae_title="SEGNODE")
-    ae.add_requested_context(SOP_CLASS)
-    opened = ae.associate("127.0.0.1", orthanc.dicom_port, ae_title="ORTHANC")
-    answer, _ = opened.send_n_action(told, 1, SOP_CLASS, SOP_INSTANCE)
-    assert answer.Status == 0x0000
-    opened.release()
-    eventually(lambda: list((here.folder / "incoming").glob("*.commit")), 20, "report of Orthanc")
-    world.recording.step()
-    (taken,) = world.reports
-    assert (taken.calling_ae_title, taken.transaction_uid) == ("ORTHANC", "1.2.3.99")
-    assert [one.sop_instance_uid for one in taken.committed] == [uid for _, uid in held]
-    assert [one.value() for one in taken.failed] == [[MR, "1.2.3.4.5", 0x0112]]
-
-
-def test_a_silent_peer_keeps_no_other_waiting(world: World) -> None:
-    """Each Peer has a lane of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as silent, _modality() as (peer, heard):
-        port = silent.getsockname()[1]
-        slow = world.lane(Peer("slow", AETitle("SLOW"), "127.0.0.1", port, timeout_seconds=3))
-        world.put(Asked("SLOW", "1.2.9", time.time(), [Reference(MR, "1.1")]).to_json(), "asked")
-        world.ask(Reference(MR, "1.1"))
-        world.recording.step()
-        slow.step()
-        world.recording.step()
-        thread = threading.Thread(target=slow.step, daemon=True)
-        thread.start()
-        world.answer(peer)
-        assert thread.is_alive()
-        assert heard[0].failed == {"1.1": 0x0112}
-        thread.join(10)
+    _, peer, _ = orthanc
+    refs = _stored(tmp_path / "series", peer)
+    study = derive_uid("series", "study")
+    assert holds(peer, US, study, refs[0])
+    assert not holds(peer, US, study, _ref("nobody has it"))
+    assert not holds(peer, US, derive_uid("no study"), refs[0])
