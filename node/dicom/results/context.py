@@ -14,7 +14,7 @@ from node import __version__
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.core.model import Model, Profile
-from node.core.names import SOPInstanceUID
+from node.core.result import ObjectRef, ResultKind
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.verdict import Verdict
 from node.dicom.elements import code_item, long_string, name_of, reference, required
@@ -69,6 +69,7 @@ def identify(
     instance: Dataset,
     uids: ResultUIDs,
     sop_class: UID = SegmentationStorage,
+    transfer_syntax: UID = ExplicitVRLittleEndian,
     in_space: bool = True,
 ) -> None:
     """UIDs and file meta. Raises Fatal where the source has no study or Frame of Reference.
@@ -84,7 +85,7 @@ def identify(
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = sop_class
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(uids.sop_instance_uid)
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
@@ -128,11 +129,15 @@ def describe_series(
     model: Model,
     caveats: Sequence[Caveat] = (),
     kind: SeriesKind = _SEGMENTATIONS,
+    number: int = 1,
 ) -> None:
-    """General Series and General Equipment, PS3.3 C.7.3.1 and C.7.5.1: a Model is a device."""
+    """General Series and General Equipment, PS3.3 C.7.3.1 and C.7.5.1: a Model is a device.
+
+    number: of the object in its Series.
+    """
     dataset.Modality = kind.modality
     dataset.SeriesNumber = _series_number(instance, kind.first_number)
-    dataset.InstanceNumber = 1
+    dataset.InstanceNumber = number
     dataset.SeriesDescription = long_string(
         f"{kind.title}{model.title}",
         profile_mark(model) + "".join(caveat.mark for caveat in caveats),
@@ -209,10 +214,19 @@ def refer_to_source(dataset: Dataset, instances: Sequence[Dataset]) -> None:
     dataset.SourceImageSequence = [reference(instance) for instance in instances]
 
 
-def refer_to_predecessor(dataset: Dataset, predecessor: SOPInstanceUID) -> None:
-    """Referenced Image Sequence (PS3.3 C.12.4) with the purpose Temporal Predecessor (CID 7201)."""
+def refer_to_predecessors(dataset: Dataset, predecessors: Sequence[ObjectRef]) -> None:
+    """Referenced Image Sequence (PS3.3 C.12.4) with the purpose Temporal Predecessor (CID 7201).
+
+    Of all objects that an earlier Job made, these are the images.
+    """
+    earlier = [one for one in predecessors if one.kind is ResultKind.SEGMENTATION]
+    if earlier:
+        dataset.ReferencedImageSequence = [_predecessor(one) for one in earlier]
+
+
+def _predecessor(ref: ObjectRef) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = SegmentationStorage
-    item.ReferencedSOPInstanceUID = predecessor
+    item.ReferencedSOPClassUID = ref.sop_class_uid
+    item.ReferencedSOPInstanceUID = ref.sop_instance_uid
     item.PurposeOfReferenceCodeSequence = [code_item(_TEMPORAL_PREDECESSOR)]
-    dataset.ReferencedImageSequence = [item]
+    return item
