@@ -39,6 +39,7 @@ class ReceivingAssociation(Association):
         self._begun: AssociationRecord | None = None
         self._told = self._went_silent = False
         self._contexts: Mapping[int, Context] = {}
+        self._secured: Mapping[str, str | None] = {}
         self._settled = threading.Lock()
 
     @property
@@ -54,9 +55,15 @@ class ReceivingAssociation(Association):
     @property
     def must_be_secure(self) -> bool:
         """Whether the peer may come by TLS only, and does not."""
+        is_wanted = self.calling_ae_title in self._around.settings.tls_only
+        return is_wanted and self._connection is None
+
+    @property
+    def _connection(self) -> SecureConnection | None:
+        """What it comes over; None for one in the clear."""
         transport = self.dul.socket
-        is_secure = transport is not None and isinstance(transport.socket, SecureConnection)
-        return not is_secure and self.calling_ae_title in self._around.settings.tls_only
+        connection = transport.socket if transport is not None else None
+        return connection if isinstance(connection, SecureConnection) else None
 
     def enter(self) -> str | None:
         """Takes a place among the Associations; or says why there is none."""
@@ -80,6 +87,7 @@ class ReceivingAssociation(Association):
         self.sender = Sender(
             name, title, title not in settings.echo_only, title in settings.commits_to
         )
+        self._secured = {} if self._connection is None else {"tls": self._connection.version()}
         self._begun = AssociationRecord(name, title, address, time.time())
 
     def run_reactor(self) -> None:
@@ -147,6 +155,7 @@ class ReceivingAssociation(Association):
             instances=self.layer.messages.stored,
             refused=self.layer.messages.refused,
             seconds=round(time.time() - begun.began_at, 3),
+            **self._secured,
         )
 
     def _ending(self) -> Ending:
