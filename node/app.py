@@ -16,7 +16,7 @@ from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.core.result import Wants
 from node.core.wants import wants_of
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated
@@ -29,12 +29,15 @@ from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
+from node.lanes.clock import WatchedClock
 from node.lanes.close import CloseLane, longest
 from node.lanes.commit import CommitmentLane, taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane, InHand, Pauses
+from node.lanes.give import GiveLane
 from node.lanes.lane import Lane
+from node.lanes.pace import Pace
 from node.lanes.record import RecordLane
 from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
@@ -152,7 +155,14 @@ class Node:
             header_counts=config.closing.images_in_acquisition,
         )
         counting = [
-            CountLane(series, peer, our_title, longest(routes, times_of(config)), closing.wake)
+            CountLane(
+                series,
+                peer,
+                our_title,
+                longest(routes, times_of(config)),
+                closing.wake,
+                Pace(config.peers[peer.name].queries_per_second),
+            )
             for peer in asked
         ]
         waiting = WaitingStore(store)
@@ -166,11 +176,14 @@ class Node:
             series.reopen(uid, time.time())
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
-        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        clock = WatchedClock(data_dir / "retention.clock")
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
         refusing = RefusalLane(
             jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
         )
-        keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
+        giving = GiveLane(jobs, wants, lambda: _wake(delivering))
+        waits = WaitLane(waiting, several)
+        keeping = [recording, closing, *counting, waits, refusing, giving, retaining]
         keeping += committing
         for title in commitments.abandon(_commits_to(config), time.time()):
             log.warning("commitment cannot be answered: no peer is called so", ae_title=title)

@@ -26,7 +26,7 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.align import align
 from node.dicom.assemble import Stack, admit, stack
-from node.dicom.closing import Judgement
+from node.dicom.closing.judgement import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import Answer

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from node.core.commitment import Asked, Report
-from node.dicom.closing import INCOMPLETE, RELEASED
+from node.dicom.closing.evidence import INCOMPLETE, RELEASED
 from node.dicom.header import Undecodable
 from node.dicom.inbox import Inbox, IncomingEnd, IncomingInstance, association_of
-from node.dicom.planes import plane_values
+from node.dicom.planes import VOLUME_SOP_CLASSES, plane_values
 from node.store.arrivals import AssociationEnd, Held, StoredInstance
+from node.store.series import Brought, Described
 
 RECORDED: Final = "recorded"
 REPEATED: Final = "repeated"
@@ -142,6 +143,21 @@ def _placed(one: Opened, held: Held | None, inbox: Inbox) -> Recorded:
         return Recorded(one.path, REPEATED)
     inbox.move(one.path, final)
     return Recorded(one.path, RECORDED)
+
+
+def described_again(brought: Sequence[Brought], inbox: Inbox) -> list[Described]:
+    """What an earlier version did not note of images: their planes, read from the files once."""
+    found = []
+    for one in brought:
+        if one.planes or not one.path or one.sop_class_uid not in VOLUME_SOP_CLASSES:
+            continue
+        try:
+            planes, number, parts = inbox.described(one.path)
+        except (Undecodable, OSError):  # deleted by hand, or damaged: the judgement goes without
+            continue
+        values = [plane_values(plane) for plane in planes]
+        found.append(Described(one.sop_instance_uid, values, number, parts))
+    return found
 
 
 def _in_words(asked: Asked | None, report: Report | None) -> tuple[str, str]:

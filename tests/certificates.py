@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl program: authorities, and what they sign."""
+"""Certificates for one test, made by the openssl command; none is kept in the repository."""
 
 import ssl
 import subprocess
@@ -11,40 +11,43 @@ from tests.peers import tool
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, PEM."""
+    """A certificate and its key."""
 
     certificate: Path
     key: Path
 
 
 class Authority:
-    """Signs certificates; whoever knows `certificate` believes them."""
+    """A hospital's certificate authority, in a folder of its own."""
 
     def __init__(self, folder: Path, name: str = "hospital") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._name = folder, name
-        self._own = self._pair("ca")
+        self.certificate, self._key = folder / f"{name}.crt", folder / f"{name}.key"
         _openssl(
-            *["req", "-x509", "-key", str(self._own.key), "-out", str(self.certificate)],
-            *["-days", "2", "-subj", f"/CN={name} authority"],
-        )
+            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-nodes", "-keyout", self._key, "-out", self.certificate, "-days", "2",
+            "-subj", f"/CN={name}",
+        )  # fmt: skip
 
-    @property
-    def certificate(self) -> Path:
-        return self._own.certificate
+    def issue(self, name: str, alternative: str = "IP:127.0.0.1", days: int = 1) -> Pair:
+        """For a server or a client. alternative: Subject Alternative Name; days -1: expired."""
+        pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        request, extensions = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
+        _openssl(
+            "req", "-newkey", "rsa:2048", "-nodes", "-keyout", pair.key, "-out", request,
+            "-subj", f"/CN={name}",
+        )  # fmt: skip
+        extensions.write_text(f"subjectAltName={alternative}\n")
+        _openssl(
+            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
+            "-CAcreateserial", "-out", pair.certificate, "-days", days, "-extfile", extensions,
+        )  # fmt: skip
+        return pair
 
     def signs(self, name: str) -> Pair:
         """A certificate for this name, and for this machine."""
-        made, request = self._pair(name), self._folder / f"{self._name}-{name}.csr"
-        extensions = self._folder / f"{self._name}-{name}.ext"
-        extensions.write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
-        _openssl("req", "-new", "-key", str(made.key), "-out", str(request), "-subj", f"/CN={name}")
-        _openssl(
-            *["x509", "-req", "-in", str(request), "-out", str(made.certificate), "-days", "2"],
-            *["-CA", str(self.certificate), "-CAkey", str(self._own.key), "-CAcreateserial"],
-            *["-extfile", str(extensions)],
-        )
-        return made
+        return self.issue(name, "DNS:localhost,IP:127.0.0.1")
 
     def files(self, pair: Pair, *, asks: bool = True) -> TlsFiles:
         """What the receiver is told. asks: for a certificate that we signed."""
@@ -65,13 +68,8 @@ class Authority:
         context.load_cert_chain(pair.certificate, pair.key)
         return context
 
-    def _pair(self, name: str) -> Pair:
-        stem = self._folder / f"{self._name}-{name}"
-        pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"))
-        curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        _openssl("genpkey", *curve, "-out", str(pair.key))
-        return pair
 
-
-def _openssl(*arguments: str) -> None:
-    subprocess.run([tool("openssl"), *arguments], check=True, capture_output=True, timeout=30)
+def _openssl(*arguments: object) -> None:
+    command = [tool("openssl"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

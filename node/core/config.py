@@ -141,6 +141,7 @@ class PeerSection(Section):
     port: Port | None = None
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
+    queries_per_second: float = Field(20.0, gt=0)
     may_store: bool = True
     commitment: bool = False
     max_associations: int = Field(1, ge=1, le=50)

@@ -135,6 +135,12 @@ class Inbox:
             parts=_parts(parsed),
         )
 
+    def described(self, path: str) -> tuple[tuple[Plane, ...], int | None, int | None]:
+        """Planes, InstanceNumber and parts of a recorded Instance. Raises Undecodable, OSError."""
+        with (self._data_dir / path).open("rb") as file:
+            parsed, _, _ = _parsed(file)
+        return planes_of(parsed), _whole(parsed, "InstanceNumber"), _parts(parsed)
+
     def open_end(self, path: Path) -> IncomingEnd:
         """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
 

@@ -18,7 +18,7 @@ from node.core.commitment import (
 )
 from node.core.errors import Fatal, Temporary
 from node.core.job import backoff_seconds
-from node.core.names import AETitle
+from node.core.names import AETitle, SOPInstanceUID
 from node.dicom.inbox import Inbox
 from node.dicom.scu.answers import reason_in_words
 from node.dicom.scu.peer import Peer
@@ -41,7 +41,10 @@ def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]
 
     def take(report: Report, now: float) -> None:
         kept = [one.sop_instance_uid for one in report.committed]
-        failed = {one.sop_instance_uid: reason_in_words(one.reason or 0) for one in report.failed}
+        failed = {
+            SOPInstanceUID(one.sop_instance_uid): reason_in_words(one.reason or 0)
+            for one in report.failed
+        }
         for job in deliveries.committed(report.transaction_uid, kept, failed, now):
             log.info(
                 f"job {job.state}",

@@ -1,6 +1,7 @@
 """The lane that records what the receiver has kept."""
 
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +20,13 @@ log = structlog.get_logger()
 
 BATCH: Final = 100  # files per transaction: one fsync for all, and a short wait for the last one
 READERS: Final = 2
+LOOKS: Final = 10  # into incoming/ while so much is recorded as lay there at the first of them
+_ALL: Final = "~"  # sorts after every name
 AGAIN_SECONDS: Final = 5.0  # before a file that could not be recorded is tried again
 
 
 class RecordLane(Lane):
-    """incoming/ → rows and final places, in passes over what lies there."""
+    """incoming/ → rows and final places, in the order of arrival."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class RecordLane(Lane):
         self._reading = ThreadPoolExecutor(READERS, "read", give_way, (RECORDING,))
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
+        self._looks: deque[tuple[float, str]] = deque()  # when, and the last name there
         self._again: dict[Path, float] = {}  # monotonic
         self._unread: dict[Path, str] = {}
 
@@ -54,19 +58,29 @@ class RecordLane(Lane):
         return set(self._unread.values())
 
     def step(self) -> float:
+        """Records the earliest of what lies there, then looks again: what comes meanwhile waits."""
         began = time.monotonic()
         arrived = self._inbox.arrived()
+        self._forget_all_but(arrived)
         due = [path for path in arrived if self._again.get(path, began) <= began]
-        for first in range(0, len(due), BATCH):
+        self._looks.append((began, due[-1].name if due else ""))
+        if not due:
+            self._recorded_up_to(_ALL)
+        now = max(BATCH, len(due) // LOOKS)
+        for first in range(0, min(now, len(due)), BATCH):
             if self._stopping.is_set():
                 return AT_ONCE
-            self._record(due[first : first + BATCH])
-            self._on_recorded()
-        self._forget_all_but(arrived)
-        self._done_as_of = began
-        self._lose_what_was_open()
+            batch = due[first : first + BATCH]
+            self._record(batch)
+            self._recorded_up_to(batch[-1].name if first + BATCH < len(due) else _ALL)
+        return AT_ONCE if now < len(due) else IDLE_SECONDS
+
+    def _recorded_up_to(self, name: str) -> None:
+        """Names sort by arrival: all that a look found is recorded once its last one is."""
+        while self._looks and self._looks[0][1] <= name:
+            self._done_as_of = self._looks.popleft()[0]
+            self._lose_what_was_open()
         self._on_recorded()
-        return IDLE_SECONDS
 
     def _record(self, paths: Sequence[Path]) -> None:
         recorded = pipeline.record(
