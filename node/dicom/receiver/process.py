@@ -37,8 +37,8 @@ def main(arguments: list[str]) -> None:
     keep_from_others()
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
     reports = Reports(lines, wakeup)
-    around = _surroundings(settings, reports)
-    server = ReceivingServer(_application_entity(settings), socket.socket(fileno=listener), around)
+    around = surroundings(settings, reports)
+    server = ReceivingServer(application_entity(settings), socket.socket(fileno=listener), around)
     for work in (server.serve_forever, around.spool.space.watch):
         threading.Thread(target=work, daemon=True).start()
     around.spool.space.look()
@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
     _stop(server)
 
 
-def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
+def surroundings(settings: Settings, reports: Reports) -> Surroundings:
+    """What the Associations of one process share."""
     space = FreeSpace(settings.incoming, settings.min_free_bytes, settings.low_free_bytes, reports)
     clock = Clock(settings.incoming)
     aside = Aside(settings.aside, settings.max_aside_bytes, clock, reports)
@@ -58,7 +59,8 @@ def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
     return Surroundings(settings, spool, reports, limits, run)
 
 
-def _application_entity(settings: Settings) -> AE:
+def application_entity(settings: Settings) -> AE:
+    """Ours, as pynetdicom negotiates for it."""
     ae = AE(ae_title=settings.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
