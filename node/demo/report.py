@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from node.core.job import Delivery, Job, JobState
+from node.core.delivery import Delivery
+from node.core.job import Job, JobState
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.volume import LabelMap, Volume
@@ -116,5 +117,6 @@ def _label_map(segmentation: Dataset, volume: Volume, model: Model) -> LabelMap:
     to_index = np.linalg.inv(volume.affine)
     for frame in frames(segmentation):
         index = round(float((to_index @ [*frame.position, 1.0])[0]))
+        assert frame.segment_number is not None  # of a BINARY one
         array[index][frame.mask] = numbers[labels[frame.segment_number - 1]]
     return LabelMap(array, volume.affine, volume.frame_of_reference_uid)
