@@ -48,8 +48,10 @@ class Ohif:
         )
         self._look(f"{_VIEWPORT}?.getCurrentImageId?.()", "image")
         self._double_click(self._look(_thumbnail_of(segmentation), "thumbnail of the SEG"))
-        self._chromium.evaluate("document.querySelector('[data-cy=panelSegmentation-btn]').click()")
+        self._press("panelSegmentation-btn")
         self._look(f"{_NAMES}.length >= {len(segmentation.SegmentSequence)}", "list of segments")
+        # OHIF 3.13 turns a sagittal or coronal view by 90° when a SEG is loaded; this undoes it.
+        self._press("Reset-btn")
 
     def segment_names(self) -> list[str]:
         """Of the segmentation panel, from top to bottom."""
@@ -88,6 +90,9 @@ class Ohif:
             f"document.getElementById({json.dumps(thumbnail)}).getBoundingClientRect().toJSON()"
         )
         self._chromium.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, times=2)
+
+    def _press(self, button: str) -> None:
+        self._chromium.evaluate(f"document.querySelector('[data-cy={button}]').click()")
 
     def _look(self, script: str, what: str) -> Any:
         """Waits for a true value of a script, which may fail while the page is loading."""

@@ -7,7 +7,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.peers import REPOSITORY
+from tests.peers import REPOSITORY, missing
 
 OHIF = REPOSITORY / ".viewer" / "ohif"
 APP_CONFIG = Path(__file__).with_name("app-config.js")
@@ -17,6 +17,8 @@ class Site:
     """http://127.0.0.1:port/: OHIF; below /dicom-web/ what the PACS says there."""
 
     def __init__(self, pacs_port: int) -> None:
+        if not (OHIF / "index.html").is_file():
+            missing(f"OHIF is not in {OHIF}: .ci/viewer puts it there")
         handler = type("Handler", (_Handler,), {"pacs": f"http://127.0.0.1:{pacs_port}"})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
