@@ -1,6 +1,7 @@
 """Headless Chromium, driven by its DevTools protocol over a pair of pipes."""
 
 import base64
+import itertools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 
 from tests.peers import tool
 
-# Root has no sandbox; SwiftShader is WebGL without a GPU; the rest keeps it off the network.
+# Root has no sandbox; SwiftShader is WebGL without a GPU; the rest keeps it to this machine.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -31,9 +32,11 @@ FLAGS = (
     "--disable-quic",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 # With --remote-debugging-pipe it reads commands from file 3 and writes answers to file 4.
 _PIPES = 'exec "$@" 3<&0 4>&1 >&2 </dev/null'
+ANSWER_SECONDS = 120.0
 
 
 class Chromium:
@@ -45,7 +48,8 @@ class Chromium:
             f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}",
         ]  # fmt: skip
         self._folder, self._size = folder, (width, height)
-        self._answers: dict[int, Future[dict[str, Any]]] = {}
+        self._numbers = itertools.count()
+        self._due: dict[int, Future[dict[str, Any]]] = {}
         self.console: deque[str] = deque(maxlen=200)
 
     def start(self) -> None:
@@ -102,15 +106,15 @@ class Chromium:
                 )  # fmt: skip
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        number = len(self._answers)
-        answer = self._answers[number] = Future()
+        number = next(self._numbers)
+        answer = self._due[number] = Future()
         message: dict[str, object] = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message).encode() + b"\0")
         self._process.stdin.flush()
-        said = answer.result(timeout=60)
+        said = answer.result(timeout=ANSWER_SECONDS)
         if "error" in said:
             raise AssertionError(f"{method}: {said['error']}")
         result: dict[str, Any] = said["result"]
@@ -123,10 +127,12 @@ class Chromium:
             *messages, rest = (rest + chunk).split(b"\0")
             for message in messages:
                 self._take(json.loads(message))
+        for answer in list(self._due.values()):
+            answer.set_exception(AssertionError(f"Chromium ended; see {self._folder}"))
 
     def _take(self, message: dict[str, Any]) -> None:
         if "id" in message:
-            self._answers[message["id"]].set_result(message)
+            self._due.pop(message["id"]).set_result(message)
         elif message["method"] == "Runtime.consoleAPICalled":
             words = (
                 str(one.get("value", one.get("description"))) for one in message["params"]["args"]
