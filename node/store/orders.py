@@ -9,7 +9,7 @@ from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
 from node.store.rows import jobs_of_series, log_event, select_jobs
-from node.store.tables import delivery, job, job_series
+from node.store.tables import job, job_series, recipient
 
 REFUSED = "REFUSE"  # the first event of a Job that never had all its Series
 
@@ -32,7 +32,7 @@ class JobOrder:
 def insert_job(
     connection: Connection, order: JobOrder, now: float, refusal: str | None = None
 ) -> Job | None:
-    """A new QUEUED Job with its Deliveries; None where this very input has its Job already.
+    """A new QUEUED Job with its recipients; None where this very input has its Job already.
 
     With `refusal` it is REJECTED from the first, for that reason: it never had all its Series.
     """
@@ -72,8 +72,7 @@ def insert_job(
     )
     if order.peers:
         connection.execute(
-            insert(delivery),
-            [{"job_id": job_id, "peer": peer, "not_before": now} for peer in order.peers],
+            insert(recipient), [{"job_id": job_id, "peer": peer} for peer in order.peers]
         )
     event, detail = ("QUEUE", f'route "{order.route}"') if refusal is None else (REFUSED, refusal)
     log_event(connection, job_id, now, event, None, state, detail)

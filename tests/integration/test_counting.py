@@ -11,8 +11,8 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from node.core.names import AETitle
 from node.core.verdict import Verdict
 from node.dicom.closing import Count, Times, count_from
+from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import querying
-from node.dicom.scu.storage import Peer
 from node.lanes.count import CountLane
 from node.store import database
 from tests import arrivals
