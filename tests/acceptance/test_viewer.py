@@ -5,7 +5,7 @@ SCREENSHOT=docs/viewer.png writes the picture of the README.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,15 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomBytesIO
 
-from node.dicom.results.segmentation import encode, file_bytes
+from node.core.model import InputRules
+from node.core.result import Identity, SegForm, SegType
+from node.core.volume import LabelMap
+from node.dicom.assemble import assemble
+from node.dicom.planes import planes_of
+from node.dicom.results.answer import Answer
+from node.dicom.results.segmentation import encode_segmentations
 from tests.peers import DEMO_SERIES, NodeProcess, Orthanc, eventually, storescu
-from tests.unit.test_seg import CREATED_AT, UIDS, labels_on, make_model, source_of
+from tests.unit.test_seg import make_model, source_of
 from tests.viewer.ohif import Ohif
 from tests.viewer.picture import Colour
 
@@ -126,52 +132,20 @@ def _one_voxel_off(labels: Labels) -> list[Labels]:
     return [np.roll(labels, step, axis) for axis in range(3) for step in (-1, 1)]
 
 
-def _by_the_node(source: Sequence[Dataset], labels: Labels) -> Dataset:
-    series = source_of(source)
-    made = encode(labels_on(series, labels), make_model(), series, UIDS, CREATED_AT)
-    return dcmread(DicomBytesIO(file_bytes(made)))
+FORMS = {
+    "binary": SegForm(),
+    "binary, empty frames kept": SegForm(empty_frames=True),
+    "label map": SegForm(SegType.LABELMAP),
+}
 
 
-def _by_highdicom(source: Sequence[Dataset], labels: Labels, kind: str, omit: bool) -> Dataset:
-    made = highdicom.seg.Segmentation(
-        source_images=source,
-        pixel_array=labels,
-        segmentation_type=kind,
-        segment_descriptions=list(_by_the_node(source, labels).SegmentSequence),
-        series_instance_uid=f"{UIDS.series_instance_uid}.{len(kind)}",
-        series_number=1000 + len(kind),
-        sop_instance_uid=f"{UIDS.sop_instance_uid}.{len(kind)}",
-        instance_number=1,
-        manufacturer="highdicom",
-        manufacturer_model_name="highdicom",
-        software_versions="1",
-        device_serial_number="1",
-        omit_empty_frames=omit,
-    )
-    # OHIF 3.13 colours by the place in this sequence, and background would take the first
-    # (cornerstone3D #2882); Pixel Padding Value says as well that 0 is none.
-    made.SegmentSequence = [one for one in made.SegmentSequence if one.SegmentNumber > 0]
-    return made
-
-
-def _empty_frames_kept(source: Sequence[Dataset], labels: Labels) -> Dataset:
-    return _by_highdicom(source, labels, "BINARY", omit=False)
-
-
-def _label_map(source: Sequence[Dataset], labels: Labels) -> Dataset:
-    return _by_highdicom(source, labels, "LABELMAP", omit=True)
-
-
-@pytest.mark.parametrize("make", [_by_the_node, _empty_frames_kept, _label_map])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_each_form_is_drawn_where_it_must_be_on_a_prone_sagittal_series(
-    make: Callable[[Sequence[Dataset], Labels], Dataset],
-    viewer: Ohif,
-    orthanc: Orthanc,
-    shared_data: Path,
+    form: SegForm, viewer: Ohif, orthanc: Orthanc, shared_data: Path
 ) -> None:
     source = _slices(shared_data / "dicom" / "mr_siemens_prone_sagittal")
     labels = _corner_boxes(source)
-    segmentation = make(source, labels)
+    segmentation = _segmentation(source, labels, form)
     for one in [*source, segmentation]:
         orthanc.store(_file_of(one))
     shown = Shown(source, segmentation, labels)
@@ -179,6 +153,24 @@ def test_each_form_is_drawn_where_it_must_be_on_a_prone_sagittal_series(
     assert viewer.segment_names() == shown.names
     for index in (shown.nearest_empty(), shown.fullest()):
         _assert_drawn(viewer, shown, index)
+
+
+def _segmentation(source: Sequence[Dataset], labels: Labels, form: SegForm) -> Dataset:
+    """As the node would write these labels, in a form that OHIF has the right colours for."""
+    series = source_of(source)
+    volume = assemble(series, InputRules())
+    label_map = LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
+    planes = tuple(plane for one in source for plane in planes_of(one))
+    answer = Answer(
+        label_map, label_map, volume, make_model(), series, planes,
+        Identity("input", "model"), created_at=1_700_000_000.0,
+    )  # fmt: skip
+    (made,) = encode_segmentations(answer, form)
+    read = dcmread(DicomBytesIO(made.content))
+    # OHIF 3.13 takes a colour by its place in this sequence: with the background at the head of
+    # it, each Segment has the colour of the one before (cornerstone3D #2882).
+    read.SegmentSequence = [one for one in read.SegmentSequence if one.SegmentNumber > 0]
+    return read
 
 
 def _corner_boxes(source: Sequence[Dataset]) -> Labels:
