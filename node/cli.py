@@ -10,12 +10,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
+from typer.exceptions import Abort, TyperException
 
 from node import __version__, show
 from node.cli_jobs import jobs_app
 from node.cli_purge import purge
 from node.cli_routes import routes_app
 from node.core.config import Config
+from node.core.disk import keep_from_others
 from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Profile
 from node.core.names import AETitle
@@ -46,12 +48,26 @@ app.command()(purge)
 
 
 def main() -> NoReturn:
-    """The entry point: an error we raised on purpose is one sentence, not a traceback."""
+    """The entry point: an error we raised on purpose is one sentence, not a traceback or a box."""
     try:
-        app()
+        status = app(standalone_mode=False, prog_name="segnode")
     except SegnodeError as error:
         fail(str(error))
-    sys.exit(0)
+    except TyperException as error:
+        _end_with(error)
+    except Abort:
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_with(error: Any) -> NoReturn:
+    """Arguments that make no sense: which, why, and where the right ones stand."""
+    message = error.format_message()
+    if message:  # else it has shown its help
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "segnode"
+        print(f"segnode: {message.rstrip('.')}; see {command} --help", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -69,6 +85,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     from node.app import Node
 
     settings = load(config)
+    keep_from_others()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
