@@ -19,12 +19,11 @@ from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomBytesIO
 
 from node.core.model import InputRules
-from node.core.result import Identity, SegForm, SegType
+from node.core.result import SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
-from node.dicom.planes import planes_of
-from node.dicom.results.answer import Answer
 from node.dicom.results.segmentation import encode_segmentations
+from tests.answers import answer_of
 from tests.peers import DEMO_SERIES, NodeProcess, Orthanc, eventually, storescu
 from tests.unit.test_seg import make_model, source_of
 from tests.viewer.ohif import Ohif
@@ -160,11 +159,7 @@ def _segmentation(source: Sequence[Dataset], labels: Labels, form: SegForm) -> D
     series = source_of(source)
     volume = assemble(series, InputRules())
     label_map = LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
-    planes = tuple(plane for one in source for plane in planes_of(one))
-    answer = Answer(
-        label_map, label_map, volume, make_model(), series, planes,
-        Identity("input", "model"), created_at=1_700_000_000.0,
-    )  # fmt: skip
+    answer = answer_of(label_map, make_model(), series)
     (made,) = encode_segmentations(answer, form)
     read = dcmread(DicomBytesIO(made.content))
     # OHIF 3.13 takes a colour by its place in this sequence: with the background at the head of
