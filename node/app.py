@@ -8,11 +8,14 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from pydantic import SecretStr
 
-from node.core.config import Config, PeerSection, RouteSection
+from node.core.config import Config, PeerSection, RouteSection, TlsSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
+from node.core.result import Wants
+from node.core.wants import wants_of
 from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
@@ -20,17 +23,20 @@ from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
-from node.dicom.scu.storage import Peer
+from node.dicom.scu.peer import Peer, Web
+from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
 from node.lanes.clock import WatchedClock
 from node.lanes.close import CloseLane, longest
+from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
-from node.lanes.deliver import DeliverLane
+from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.lanes.lane import Lane
 from node.lanes.pace import Pace
 from node.lanes.record import RecordLane
+from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
 from node.lanes.segment import SegmentLane
 from node.lanes.wait import WaitLane
@@ -105,11 +111,8 @@ class Node:
         started.callback(engine.stop)
 
         our_title = AETitle(config.dicom.ae_title)
-        retry = config.delivery.retry_first_seconds, config.delivery.retry_max_seconds
-        delivering = [
-            DeliverLane(deliveries, outbox, peer, our_title, *retry)
-            for peer in peers_of(config).values()
-        ]
+        delivering = _delivering(config, deliveries, jobs, outbox)
+        wants = wants_by_peer(config)
         in_hand = JobsInHand()
         segmenting = [
             SegmentLane(
@@ -120,6 +123,7 @@ class Node:
                 outbox,
                 models,
                 engine,
+                wants,
                 config.inference.max_attempts,
                 on_segmented=lambda: _wake(delivering),
             )
@@ -162,7 +166,10 @@ class Node:
         waiting.restart(time.time())
         clock = WatchedClock(data_dir / "retention.clock")
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
-        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
+        refusing = RefusalLane(
+            jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
+        )
+        keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
         _start_lanes([*keeping, *delivering])
@@ -201,6 +208,32 @@ class Node:
                 log.info("model warm", model=name, seconds=round(seconds, 1))
         except Fatal as error:
             raise ConfigError(f"the models cannot be loaded: {error}") from error
+
+
+def _delivering(
+    config: Config, deliveries: DeliveryStore, jobs: JobStore, outbox: Outbox
+) -> list[DeliverLane]:
+    """For each Peer as many lanes as it takes Associations at once: none delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = Pauses(section.retry_first_seconds, section.retry_max_seconds)
+    lanes = []
+    for peer in peers_of(config).values():
+        confirming, in_hand = None, InHand()
+        if peer.commitment:
+            confirming = Confirming(deliveries, jobs, peer, our_title, section.confirm_seconds)
+        lanes += [
+            DeliverLane(number, in_hand, deliveries, outbox, peer, our_title, pauses, confirming)
+            for number in range(peer.max_associations)
+        ]
+    return lanes
+
+
+def wants_by_peer(config: Config) -> Mapping[str, Wants]:
+    """Which result objects each Peer gets, by its name."""
+    return {
+        name: wants_of(section.profile, section.results.model_dump())
+        for name, section in config.peers.items()
+    }
 
 
 def engine_of(config: Config, models: Mapping[str, Model], cache: Path) -> WorkerEngine:
@@ -278,7 +311,7 @@ def times_of(config: Config) -> Times:
 
 def peers_of(config: Config) -> Mapping[str, Peer]:
     """The Peers of the configuration by name."""
-    return {name: _peer(name, section) for name, section in config.peers.items()}
+    return {name: _peer(name, section, config.dicom.tls) for name, section in config.peers.items()}
 
 
 def accepted_titles(config: Config) -> set[AETitle] | None:
@@ -286,9 +319,8 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     names = config.dicom.accept_from
     if names is not None and "*" in names:
         return None
-    return {
-        AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
-    }
+    titles = {config.peers[name].ae_title for name in (config.peers if names is None else names)}
+    return {AETitle(title) for title in titles if title is not None}
 
 
 def receiver_settings(config: Config) -> Settings:
@@ -302,7 +334,7 @@ def receiver_settings(config: Config) -> Settings:
         sop_classes=kinds.accepted,
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
-        echo_only=[p.ae_title for p in config.peers.values() if not p.may_store],
+        echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
         idle_seconds=dicom.idle_seconds,
@@ -319,9 +351,41 @@ def negotiation_of(config: Config) -> Negotiated:
     return negotiated(config.dicom.accept.model_dump())
 
 
-def _peer(name: str, section: PeerSection) -> Peer:
+def _peer(name: str, section: PeerSection, ours: TlsSection) -> Peer:
     return Peer(
-        name, AETitle(section.ae_title), section.host, section.port, section.timeout_seconds
+        name,
+        AETitle(section.ae_title or ""),
+        section.host or "",
+        section.port or 0,
+        section.timeout_seconds,
+        tls=_tls(section, ours, section.tls_ca or ours.ca) if section.tls else None,
+        web=_web(section, ours) if section.url else None,
+        commitment=section.commitment,
+        max_associations=section.max_associations,
+    )
+
+
+def _tls(section: PeerSection, ours: TlsSection, ca: Path | None) -> Tls:
+    """The Peer's own certificate and key go together, and so do the node's."""
+    own = section.tls_certificate is not None
+    return Tls(
+        ca,
+        section.tls_certificate if own else ours.certificate,
+        section.tls_key if own else ours.key,
+        section.tls_verify_host_name,
+    )
+
+
+def _web(section: PeerSection, ours: TlsSection) -> Web:
+    def text(secret: SecretStr | None) -> str:
+        return secret.get_secret_value() if secret else ""
+
+    return Web(
+        (section.url or "").rstrip("/"),
+        section.user or "",
+        text(section.password),
+        text(section.token),
+        _tls(section, ours, section.tls_ca),
     )
 
 

@@ -18,8 +18,9 @@ from node.core.uids import derive_uid
 from node.dicom.inbox import Inbox
 from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
 from node.dicom.routing import with_models
+from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import querying
-from node.dicom.scu.storage import Peer, echo
+from node.dicom.scu.storage import echo
 from node.inference import devices
 from node.inference.model import load_model
 from node.store import database
@@ -200,7 +201,8 @@ def _peers(config: Config) -> Iterator[Finding]:
             else:
                 yield Finding("note", f"peer {name}", f"{error}; no route sends to it")
         else:
-            yield Finding("ok", f"peer {name}", f"{peer} answers C-ECHO")
+            asked = "a question" if peer.web else "C-ECHO"
+            yield Finding("ok", f"peer {name}", f"{peer} answers {asked}")
             if config.peers[name].query:
                 yield _counting(peer, AETitle(config.dicom.ae_title))
 

@@ -172,17 +172,23 @@ def send(
     peer: Annotated[str, typer.Argument(help="A peer's name in the configuration.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """C-STORE every DICOM file of a folder to a peer."""
-    from node.dicom.scu import storage as scu
+    """Send every DICOM file of a folder to a peer as it lies; exit 1 where one is not stored."""
+    from node.dicom.scu.answers import Outcome
+    from node.dicom.scu.instance import dicom_files
+    from node.dicom.scu.storage import store
+    from node.show_sent import sent_lines
 
     settings = load(config)
     require_folder(folder)
     target = _peer(settings, peer)
-    files = scu.dicom_files(folder)
+    files = dicom_files(folder)
     if not files:
         fail(f"{folder}: there are no DICOM files in it")
-    answer = scu.send(files, target, AETitle(settings.dicom.ae_title))
-    out.print(f"{len(files)} instances → {escape(str(target))}: {escape(answer)}")
+    stored = store(files, target, AETitle(settings.dicom.ae_title))
+    out.print("\n".join(escape(line) for line in sent_lines(files, stored, target)))
+    count = sum(one.outcome is Outcome.STORED for one in stored)
+    if count < len(files):
+        fail(f"{count} of {len(files)} instances were stored")
 
 
 @app.command()
@@ -190,13 +196,13 @@ def echo(
     peer: Annotated[str, typer.Argument(help="A peer's name in the configuration.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """C-ECHO a peer."""
-    from node.dicom.scu import storage as scu
+    """C-ECHO a peer; a DICOMweb one is asked a question."""
+    from node.dicom.scu.storage import echo as ask
 
     settings = load(config)
     target = _peer(settings, peer)
     began = time.monotonic()
-    scu.echo(target, AETitle(settings.dicom.ae_title))
+    ask(target, AETitle(settings.dicom.ae_title))
     out.print(f"{escape(str(target))} answers, {(time.monotonic() - began) * 1000:.0f} ms")
 
 

@@ -143,13 +143,14 @@ def jobs_rerun(
 def jobs_resend(
     job_id: JobNumber, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False
 ) -> None:
-    """Send the result of a finished Job again."""
+    """Send the result objects of a finished Job again; of one under way, what waits, now."""
     from node.dicom.outbox import Outbox
 
     with _stores(config) as (jobs, _):
         job = _job(jobs, job_id)
         if job.purged_at is None:  # else the store says that its files are deleted
-            Outbox(load(config).node.data_dir).files(job)
+            uids = [one.sop_instance_uid for one in jobs.objects(job.id)]
+            Outbox(load(config).node.data_dir).files(job.id, uids)
         _print_moved(jobs.resend(job.id, job.state, time.time()), as_json)
 
 

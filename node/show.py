@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from node.core.job import Delivery, Job, JobState, LoggedEvent
+from node.core.delivery import Delivery, DeliveryState
+from node.core.job import Job, JobState, LoggedEvent
 from node.core.model import Model
 from node.core.text import counted
 
@@ -40,7 +41,7 @@ def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
         "updated_at": moment(job.updated_at),
         "timings_seconds": dict(job.timings),
         "supersedes": job.supersedes,
-        "result": {
+        "result": {  # of the default Segmentation; each object stands in deliveries
             "series_instance_uid": job.result_uids.series_instance_uid,
             "sop_instance_uid": job.result_uids.sop_instance_uid,
         },
@@ -55,19 +56,16 @@ def delivery_values(delivery: Delivery) -> dict[str, Any]:
     """One Delivery with its state in a word."""
     return {
         "peer": delivery.peer,
-        "state": delivery_state(delivery),
+        "object": delivery.kind.value,
+        "sop_instance_uid": delivery.sop_instance_uid,
+        "state": delivery.state.value,
         "attempts": delivery.attempts,
         "answer": delivery.answer,
-        "next_try_at": moment(delivery.not_before) if delivery.is_open else None,
+        "next_try_at": None if delivery.is_settled else moment(delivery.not_before),
+        "stored_at": moment(delivery.stored_at),
         "done_at": moment(delivery.done_at),
         "failed_at": moment(delivery.failed_at),
     }
-
-
-def delivery_state(delivery: Delivery) -> str:
-    if delivery.done_at is not None:
-        return "done"
-    return "failed" if delivery.failed_at is not None else "open"
 
 
 def event_values(event: LoggedEvent) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
         f"  model     {job.model} ({job.model_fingerprint[:12]})",
         f"  route     {job.route}",
         *(f"  series    {uid}" for uid in job.series_instance_uids),
-        *_result_lines(job),
+        *_result_lines(job, deliveries),
         *([f"  priority  {job.priority}"] if job.priority else []),
         f"  attempts  {job.attempts}",
     ]
@@ -125,20 +123,22 @@ def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedE
     return lines
 
 
-def _result_lines(job: Job) -> list[str]:
-    """The UID is chosen before the work; it is shown once it names something."""
-    if job.state in (JobState.SEGMENTED, JobState.DELIVERED):
-        return [f"  result    SOP Instance UID {job.result_uids.sop_instance_uid}"]
-    return []
+def _result_lines(job: Job, deliveries: Sequence[Delivery]) -> list[str]:
+    """UIDs are chosen before the work; they are shown once they name something."""
+    if job.state not in (JobState.SEGMENTED, JobState.DELIVERED):
+        return []
+    objects = dict.fromkeys((one.kind, one.sop_instance_uid) for one in deliveries)
+    return [f"  result    {kind} {uid}" for kind, uid in objects]
 
 
 def delivery_line(delivery: Delivery) -> str:
-    state = delivery_state(delivery)
-    line = f"  delivery  to {delivery.peer}: {state}, {delivery.attempts} attempts"
+    attempts = f"{delivery.attempts} attempt{'s' * (delivery.attempts != 1)}"
+    line = f"  delivery  {delivery.kind} to {delivery.peer}: {delivery.state}, {attempts}"
     if delivery.answer:
         line += f"; {delivery.answer}"
-    if delivery.is_open and delivery.attempts:
-        line += f"; next try {moment(delivery.not_before)}"
+    if delivery.attempts and not delivery.is_settled:
+        again = "asked again" if delivery.state is DeliveryState.STORED else "next try"
+        line += f"; {again} {moment(delivery.not_before)}"
     return line
 
 

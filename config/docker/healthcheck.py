@@ -9,7 +9,8 @@ from pathlib import Path
 from node.core.config import Config, load
 from node.core.errors import SegnodeError
 from node.core.names import AETitle
-from node.dicom.scu.storage import Peer, echo
+from node.dicom.scu.peer import Peer
+from node.dicom.scu.storage import echo
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -24,7 +25,7 @@ def welcome_title(config: Config) -> AETitle:
     """The AE Title of a peer that may associate: the node turns its own away like any stranger."""
     accepted = config.peers if config.dicom.accept_from is None else config.dicom.accept_from
     titles = [config.peers[name].ae_title for name in accepted if name in config.peers]
-    return AETitle((titles or [config.dicom.ae_title])[0])
+    return AETitle(next(filter(None, titles), config.dicom.ae_title))
 
 
 def main() -> None:

@@ -43,13 +43,24 @@ class Compression(StrEnum):
 class SegForm:
     """Everything that shapes the bytes of a Segmentation beside the labels.
 
-    max_frames: an object with more is split by groups of Segments; 0: never.
+    max_frames: an object with more is split by groups of Segments; 0: never. A Segment is never
+    split, so one with more frames than that stands in an object of its own.
+    Raises ValueError for a pair that no Transfer Syntax allows.
     """
 
     type: SegType = SegType.BINARY
     empty_frames: bool = False
     max_frames: int = 0
     compression: Compression = Compression.NONE
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 0:
+            raise ValueError(f"max_frames is {self.max_frames}; write 0 for no limit")
+        if self.type is SegType.BINARY and self.compression is Compression.RLE:
+            raise ValueError(
+                "RLE Lossless holds whole bytes, and a binary Segmentation one bit a voxel "
+                '(PS3.5 G.2): write compression = "deflated" or "none"'
+            )
 
     @property
     def name(self) -> str:

@@ -246,7 +246,7 @@ def make_folder_durably(folder: Path) -> None:
     _fsync_folder(folder.parent)
 
 
-def write_durably(path: Path, *chunks: bytes) -> None:
+def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
     """Writes a file so that its name exists only once all its bytes are safe on disk."""
     half = path.with_suffix(".part")
     try:

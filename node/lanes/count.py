@@ -12,8 +12,8 @@ from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.closing.evidence import Count, count_values
 from node.dicom.closing.times import Times
 from node.dicom.planes import VOLUME_SOP_CLASSES
+from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import Query, querying
-from node.dicom.scu.storage import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.lanes.pace import Pace
 from node.store.series import OpenSeries, SeriesStore

@@ -8,6 +8,7 @@ from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
+from node.store.results import give_as
 from node.store.rows import (
     jobs_of_series,
     log_event,
@@ -15,9 +16,10 @@ from node.store.rows import (
     select_jobs,
     transition,
 )
-from node.store.tables import delivery, job, job_series
+from node.store.tables import job, job_series, recipient
 
 REFUSED = "REFUSE"  # the first event of a Job that never had all its Series
+_HAS_RESULT = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)  # or may have
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class JobOrder:
 def insert_job(
     connection: Connection, order: JobOrder, now: float, refusal: str | None = None
 ) -> Job | None:
-    """A new QUEUED Job with its Deliveries; None where this very input has its Job already.
+    """A new QUEUED Job with its recipients; None where this very input has its Job already.
 
     With `refusal` it is REJECTED from the first, for that reason: it never had all its Series.
     """
@@ -79,8 +81,7 @@ def insert_job(
     )
     if order.peers:
         connection.execute(
-            insert(delivery),
-            [{"job_id": job_id, "peer": peer, "not_before": now} for peer in order.peers],
+            insert(recipient), [{"job_id": job_id, "peer": peer} for peer in order.peers]
         )
     event, detail = ("QUEUE", f'route "{order.route}"') if refusal is None else (REFUSED, refusal)
     log_event(connection, job_id, now, event, None, state, detail)
@@ -104,10 +105,9 @@ def _predecessor(connection: Connection, order: JobOrder) -> JobId | None:
 
 def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
     """Its Series was opened and judged again: what the Job makes from now on says how it is now."""
-    has_result = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)
     connection.execute(
         update(job)
-        .where(job.c.id == job_id, job.c.state.not_in(has_result))
+        .where(job.c.id == job_id, job.c.state.not_in(_HAS_RESULT))
         .values(verdict=order.verdict)
     )
 
@@ -115,12 +115,11 @@ def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
 def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: float) -> None:
     """The Job of this very input gets the Peers of a Route that came to it later.
 
-    A result that all its Peers have is on its way again, to the new ones alone. Of a Job without a
-    result they are noted for the time when it has one.
+    Results that are made already go to them in the form that the first Peer gets, and to the new
+    ones alone. Of a Job without results they are noted for the time when it has some.
     """
     (held,) = select_jobs(connection, job.c.id == job_id)
-    known = {one.peer for one in select_deliveries(connection, job_id)}
-    new = [peer for peer in order.peers if peer not in known]
+    new = [peer for peer in order.peers if peer not in held.recipients]
     if not new:
         return
     detail = f'route "{order.route}" wants the result too, for {", ".join(new)}'
@@ -128,10 +127,11 @@ def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: 
         gone = f"{detail}; its files are deleted: take it from a Peer that has it"
         log_event(connection, job_id, now, "NOTE", None, None, gone)
         return
-    connection.execute(
-        insert(delivery), [{"job_id": job_id, "peer": peer, "not_before": now} for peer in new]
-    )
-    if held.state is JobState.DELIVERED:
+    connection.execute(insert(recipient), [{"job_id": job_id, "peer": peer} for peer in new])
+    made = select_deliveries(connection, job_id) if held.state in _HAS_RESULT else []
+    for peer in new if made else ():
+        give_as(connection, job_id, made[0].peer, peer, now)
+    if held.state is JobState.DELIVERED and made:
         transition(connection, job_id, held.state, JobEvent.RESEND, now, detail)
     else:
         log_event(connection, job_id, now, "NOTE", None, None, detail)

@@ -139,6 +139,7 @@ job = Table(
     Column("priority", Integer, nullable=False, server_default="0"),  # the higher the sooner
     Column("verdict", String(16)),  # the least of its Series'
     Column("purged_at", Float),  # its result files are deleted
+    Column("refusal_at", Float),  # settled whether Peers are told that there is no result
     CheckConstraint(f"state IN ({_states})", name="ck_job_state"),
     UniqueConstraint("model", "input_fingerprint", name="uq_job_model_input"),
     Index("ix_job_due", "state", "priority", "not_before"),
@@ -186,18 +187,41 @@ job_event = Table(
     Index("ix_job_event_job", "job_id"),
 )
 
+recipient = Table(  # the Peers that a Job's Routes name
+    "recipient",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("peer", Text, primary_key=True),
+)
+
+result = Table(  # the result objects of a Job, each a file in results/
+    "result",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("form", Text, nullable=False, server_default=""),  # of a Segmentation, see core/result
+)
+
 delivery = Table(
     "delivery",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
     Column("peer", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False),
-    Column("tried_at", Float),  # the last attempt; from then on the Peer may have the result
+    Column("tried_at", Float),  # the last attempt; from then on the Peer may have the object
     Column("answer", Text),
+    Column("stored_at", Float),  # the Peer answered success, and has to confirm that it keeps it
+    Column("transaction_uid", String(64)),  # of the request to confirm
     Column("done_at", Float),
     Column("failed_at", Float),
-    UniqueConstraint("job_id", "peer", name="uq_delivery_job_peer"),
+    UniqueConstraint("job_id", "peer", "sop_instance_uid", name="uq_delivery_object"),
     Index("ix_delivery_due", "peer", "done_at", "failed_at", "not_before"),
+    Index("ix_delivery_transaction", "transaction_uid"),
 )

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy
 from pydicom import Dataset
 
+from node.core.delivery import DeliveryState
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
@@ -26,6 +27,7 @@ from node.store.series import SeriesStore, StoredSeries
 from tests import arrivals
 from tests.integration.test_lanes import MODEL
 from tests.series_factory import make_series
+from tests.stored import segmented, the_one
 
 ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
 
@@ -308,7 +310,7 @@ def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward
     arrivals.keep(ward.inbox, series[:20])
     ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
-    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, first, time.time())
     arrivals.keep(ward.inbox, series[20:])
     ward.step(LONG_ENOUGH)
     second, cancelled = ward.jobs_of(series)
@@ -323,10 +325,10 @@ def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -
     arrivals.keep(ward.inbox, series[:20])
     ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
-    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, first, time.time())
     taken = ward.deliveries.take("pacs", time.time())
     assert taken is not None
-    ward.deliveries.give_back(taken[1])  # the node stopped before the Peer answered
+    ward.deliveries.give_back(the_one(taken))  # the node stopped before the Peer answered
     arrivals.keep(ward.inbox, series[20:30])
     ward.step(LONG_ENOUGH)
     arrivals.keep(ward.inbox, series[30:])
@@ -343,15 +345,15 @@ def test_an_answer_to_an_attempt_of_before_a_rerun_settles_nothing(ward: Ward) -
     arrivals.keep(ward.inbox, series)
     ward.step()
     (job,) = ward.jobs_of(series)
-    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, job, time.time())
     taken = ward.deliveries.take("pacs", time.time())
     assert taken is not None
     ward.jobs.transition(job.id, JobState.SEGMENTED, JobEvent.CANCEL, time.time())
     ward.jobs.rerun(job.id, JobState.CANCELLED, time.time())
-    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
-    assert ward.deliveries.delivered(taken[1], "stored", time.time()) is None
+    segmented(ward.jobs, job, time.time())
+    assert ward.deliveries.delivered(the_one(taken), "stored", time.time()) is None
     (delivery,) = ward.jobs.deliveries(job.id)
-    assert delivery.is_open
+    assert delivery.state is DeliveryState.OPEN
 
 
 def test_one_file_that_cannot_be_read_stops_neither_the_others_nor_their_series(

@@ -19,8 +19,8 @@ from node.core.names import AETitle
 from node.core.verdict import Verdict
 from node.dicom.closing.evidence import Count, count_from
 from node.dicom.closing.times import Times
+from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import querying
-from node.dicom.scu.storage import Peer
 from node.lanes.count import CountLane
 from node.lanes.pace import Pace
 from node.store import database

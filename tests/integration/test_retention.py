@@ -23,6 +23,7 @@ from node.store.orders import JobOrder
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore, StoredInstance
 from node.store.waiting import ChannelFit, WaitingStore
+from tests.stored import segmented, the_one
 
 NOW, DAY = 1_000_000.0, 86_400.0
 PERIODS = Periods(delivered_days=7, failed_days=30, unrouted_days=3)
@@ -83,12 +84,12 @@ class Folder:
         result = self.path / "results" / str(job.id)
         result.mkdir(parents=True)
         (result / "seg.dcm").write_bytes(b"01234")
-        self.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+        segmented(self.jobs, job, NOW)
 
     def deliver(self, at: float = NOW) -> None:
         taken = self.deliveries.take("pacs", at)
         assert taken is not None
-        assert self.deliveries.delivered(taken[1], "stored", at) is not None
+        assert self.deliveries.delivered(the_one(taken), "stored", at) is not None
 
     def purge(self, days: float, periods: Periods = PERIODS) -> list[Purged]:
         now = NOW + days * DAY + 1

@@ -12,7 +12,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle
-from node.dicom.scu.storage import Peer, dicom_files, echo, send
+from node.dicom.scu.instance import dicom_files
+from node.dicom.scu.peer import Peer
+from node.dicom.scu.storage import echo, send
 from tests.peers import free_port
 from tests.series_factory import make_series, write_series
 

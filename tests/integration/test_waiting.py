@@ -17,6 +17,7 @@ from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore, StoredInstance
 from node.store.waiting import ChannelFit, WaitingStore
+from tests.stored import segmented, the_one
 
 T1, FLAIR, FLAIR_2 = (SeriesInstanceUID(f"1.2.{number}") for number in (1, 2, 3))
 STUDY, NOW, WAIT = "1.2", 1000.0, 600.0
@@ -88,7 +89,7 @@ def test_the_last_channel_starts_the_job_in_the_order_of_the_channels(store: Sto
     (job,) = store.come(FLAIR, 1)
     assert (job.series_instance_uids, job.state) == ((T1, FLAIR), JobState.QUEUED)
     assert (job.priority, job.route) == (3, "both")
-    assert [one.peer for one in store.jobs.deliveries(job.id)] == ["pacs"]
+    assert job.recipients == ("pacs",)
     assert [one.id for one in store.jobs.of_series(FLAIR)] == [job.id]
     assert store.waiting.refuse_due([ROUTE], NOW + 2 * WAIT) == []
 
@@ -293,7 +294,7 @@ def test_two_routes_to_one_model_make_one_job_for_both_peers(store: Store) -> No
     store.receive(FLAIR)
     (job,) = store.close(FLAIR, 1, routes=(ROUTE, OTHER))
     assert (job.route, job.priority) == ("both, other", 5)
-    assert [one.peer for one in store.jobs.deliveries(job.id)] == ["pacs", "viewer"]
+    assert job.recipients == ("pacs", "viewer")
 
 
 def test_one_series_that_fits_both_channels_waits_and_is_refused_in_words(store: Store) -> None:
@@ -313,9 +314,9 @@ def _fits_other_later(store: Store, *, at: float) -> None:
     assert store.close(FLAIR, 1, at=at, routes=(ROUTE, OTHER)) == []
 
 
-def _peers(store: Store, job: Job) -> dict[str, bool]:
-    """Which Peers get the result, and whether they still wait for it."""
-    return {one.peer: one.is_open for one in store.jobs.deliveries(job.id)}
+def _states(store: Store, job: Job) -> dict[str, str]:
+    """What is due to which Peer, and how far it is."""
+    return {one.peer: str(one.state) for one in store.jobs.deliveries(job.id)}
 
 
 def test_the_peers_of_a_route_that_comes_later_get_the_result_of_the_job_too(
@@ -323,12 +324,13 @@ def test_the_peers_of_a_route_that_comes_later_get_the_result_of_the_job_too(
 ) -> None:
     store.come(T1, 0)
     (job,) = store.come(FLAIR, 1)
-    _fits_other_later(store, at=NOW + 1)
-    (only,) = store.jobs.list()
-    assert (only.id, only.state) == (job.id, JobState.QUEUED)
-    assert _peers(store, job) == {"pacs": True, "viewer": True}
-    _fits_other_later(store, at=NOW + 2)
-    assert len(_peers(store, job)) == 2
+    for at in (1, 2):
+        _fits_other_later(store, at=NOW + at)
+        (only,) = store.jobs.list()
+        assert (only.id, only.state) == (job.id, JobState.QUEUED)
+        assert only.recipients == ("pacs", "viewer")
+    segmented(store.jobs, only, NOW + 3)
+    assert _states(store, job) == {"pacs": "open", "viewer": "open"}
 
 
 def test_a_delivered_result_goes_to_the_new_peers_alone(
@@ -337,17 +339,15 @@ def test_a_delivered_result_goes_to_the_new_peers_alone(
     store.come(T1, 0)
     (job,) = store.come(FLAIR, 1)
     deliveries = DeliveryStore(engine)
-    store.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
-    taken = deliveries.take("pacs", NOW)
-    assert taken is not None
-    deliveries.delivered(taken[1], "stored", NOW)
+    segmented(store.jobs, job, NOW)
+    deliveries.delivered(the_one(deliveries.take("pacs", NOW)), "stored", NOW)
     _fits_other_later(store, at=NOW + 1)
     assert store.jobs.list()[0].state is JobState.SEGMENTED
-    assert _peers(store, job) == {"pacs": False, "viewer": True}
+    assert _states(store, job) == {"pacs": "done", "viewer": "open"}
     assert deliveries.take("pacs", NOW + 2) is None
-    taken = deliveries.take("viewer", NOW + 2)
-    assert taken is not None
-    finished = deliveries.delivered(taken[1], "stored", NOW + 2)
+    taken = the_one(deliveries.take("viewer", NOW + 2))
+    assert taken.sop_instance_uid == job.result_uids.sop_instance_uid
+    finished = deliveries.delivered(taken, "stored", NOW + 2)
     assert finished is not None
     assert finished.state is JobState.DELIVERED
 
@@ -357,7 +357,8 @@ def test_a_failed_job_notes_the_new_peers_and_stays_failed(store: Store) -> None
     (job,) = store.come(FLAIR, 1)
     store.jobs.transition(job.id, JobState.QUEUED, JobEvent.FAIL, NOW, "broken")
     _fits_other_later(store, at=NOW + 1)
-    assert store.jobs.list()[0].state is JobState.FAILED
-    assert "viewer" in _peers(store, job)
-    store.jobs.rerun(job.id, JobState.FAILED, NOW + 2)
-    assert _peers(store, job) == {"pacs": True, "viewer": True}
+    (held,) = store.jobs.list()
+    assert (held.state, held.recipients) == (JobState.FAILED, ("pacs", "viewer"))
+    assert _states(store, job) == {}
+    segmented(store.jobs, store.jobs.rerun(job.id, JobState.FAILED, NOW + 2), NOW + 3)
+    assert _states(store, job) == {"pacs": "open", "viewer": "open"}

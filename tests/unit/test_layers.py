@@ -6,7 +6,7 @@ from pathlib import Path
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
-    | {"show_added", "terminal", "cli_routes", "cli_purge", "routed", "chosen"}
+    | {"show_added", "show_sent", "terminal", "cli_routes", "cli_purge", "routed", "chosen"}
     | {"opened"},
     {"lanes"},
     {"pipeline", "ordering", "recording", "retention"},
@@ -18,6 +18,8 @@ HOMES = {
     "nnunetv2": "inference",
     "pynetdicom": "dicom",
     "highdicom": "dicom",
+    "dicomweb_client": "dicom",
+    "requests": "dicom",
     "sqlalchemy": "store",
     "alembic": "store",
 }

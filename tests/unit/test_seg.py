@@ -1,5 +1,6 @@
 """The Segmentation that leaves, judged by highdicom, SimpleITK, pydicom and dciodvfy."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from node.core.uids import ResultUIDs, result_uids
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
+from node.dicom.results import context
 from node.dicom.results.segmentation import encode, file_bytes
 from node.dicom.results.verify import verify
 from node.dicom.series import SourceSeries
@@ -113,6 +115,15 @@ def test_the_same_input_gives_the_same_bytes_in_whatever_order_it_came() -> None
     first = file_bytes(encoded(source_of(instances)))
     time.sleep(1.1)  # a clock that was read would show: times have whole seconds
     assert file_bytes(encoded(source_of(shuffled))) == first
+
+
+def test_the_bytes_are_those_that_peers_already_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "__version__", "0")  # a release is another device
+    instances = make_series()
+    for one in instances:
+        one.TimezoneOffsetFromUTC = "+0000"
+    digest = hashlib.sha256(file_bytes(encoded(source_of(instances)))).hexdigest()
+    assert digest == "34df8f920052885b622bf28f7b33b474aad5549342aa9fb19b8d1fecf0007724"
 
 
 def test_encoding_leaves_the_source_as_it_was() -> None:

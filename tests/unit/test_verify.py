@@ -232,8 +232,8 @@ def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
         (_add_a_segment, "it has 3 Segments, not 2"),
         (_swap_labels, 'Segment 1 is labelled "Posterior", not "Anterior"'),
         (_recode, "Segment 2 is coded 1, not 5366008"),
-        (_reassign, "of an unknown Segment, or there twice"),
-        (_repeat, "of an unknown Segment, or there twice"),
+        (_reassign, "of an unknown Segment"),
+        (_repeat, "is on slice 3, and so is one before it"),
         (_overlap, "overlaps a frame before it"),
         (_refer_elsewhere, "refers to 1.2.3, which is not in the source Series"),
         (_refer_to_another_series, "1.2.3 is not in the source Series"),
@@ -330,9 +330,7 @@ def test_a_lost_frame_is_caught(source: SourceSeries) -> None:
     array[5] = 0
     less = replace(full, array=array)
     file = file_bytes(encode(less, make_model(), source, UIDS, CREATED_AT))
-    with pytest.raises(
-        Fatal, match=r"first is .* \(5, 5, 6\): label 0 in the Segm.*, 1 in the map"
-    ):
+    with pytest.raises(Fatal, match=r"first is .* \(5, 5, 6\): 0 in the Segm.*, 1 in the answer"):
         verify(file, full, make_model(), source)
 
 

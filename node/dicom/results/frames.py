@@ -1,47 +1,46 @@
-"""The frames of a Segmentation: which plane of which Segment, where it lies, and its bits."""
+"""The Functional Groups of a Segmentation: which plane of which Segment a frame is, where it lies.
 
-from collections.abc import Iterable, Sequence
+Tens of thousands of frames are written as bytes: what frames have in common is encoded once, and a
+Dataset for each would take a minute and a gigabyte.
+"""
+
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
-from pydicom.charset import convert_encodings, default_encoding
-from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
 from node.core.anatomy import Code
+from node.core.result import SegForm, SegType
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, reference, stated
+from node.dicom.results.contents import Frame
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+_PER_FRAME: Final = (0x5200, 0x9230)  # Per-Frame Functional Groups Sequence
+_FRAME_CONTENT: Final = (0x0020, 0x9111)
+_DIMENSION_INDEX_VALUES: Final = (0x0020, 0x9157)
+_ITEM: Final = (0xFFFE, 0xE000)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One plane of one Segment. segment_number: in the Segmentation, 1 to n."""
-
-    segment_number: int
-    label: int
-    slice_index: int
-
-
-def set_dimensions(dataset: Dataset, uids: ResultUIDs) -> None:
+def set_dimensions(dataset: Dataset, uids: ResultUIDs, form: SegForm) -> None:
     """Frames are told apart by segment, then by position (PS3.3 C.7.6.17)."""
     organization = Dataset()
     organization.DimensionOrganizationUID = derive_uid("dimensions", uids.sop_instance_uid)
     dataset.DimensionOrganizationSequence = [organization]
-    dataset.DimensionIndexSequence = [
+    indices = [
         _dimension(organization, "SegmentIdentificationSequence", "ReferencedSegmentNumber"),
         _dimension(organization, "PlanePositionSequence", "ImagePositionPatient"),
     ]
+    dataset.DimensionIndexSequence = indices[form.type is SegType.LABELMAP :]
 
 
 def _dimension(organization: Dataset, group: str, keyword: str) -> Dataset:
@@ -95,31 +94,27 @@ def _slice_spacing_mm(label_map: LabelMap) -> tuple[float | None, float]:
     return (mean if even else None), (mean if even else float(gaps.min()))
 
 
-def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourcePlane]) -> list[Dataset]:
-    """The Per-Frame Functional Groups, PS3.3 A.51.5: which Segment, which plane."""
+def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourcePlane]) -> bytes:
+    """The Per-Frame Functional Groups Sequence, PS3.3 A.51.5: which Segment, which plane."""
     slices = sorted({frame.slice_index for frame in frames})
     order = {index: place for place, index in enumerate(slices, start=1)}
     planes = {index: _plane_groups(sources[index]) for index in slices}
-    groups = []
+    segments = {number: _segment_group(number) for number in {f.segment_number for f in frames}}
+    items = []
     for frame in frames:
-        content, segment, item = Dataset(), Dataset(), Dataset()
-        content.DimensionIndexValues = [frame.segment_number, order[frame.slice_index]]
-        segment.ReferencedSegmentNumber = frame.segment_number
-        item.FrameContentSequence = [content]
-        item.SegmentIdentificationSequence = [segment]
-        for element in planes[frame.slice_index]:
-            item[element.tag] = element
-        write_as_it_is(item)
-        groups.append(item)
-    return groups
+        derivation, position = planes[frame.slice_index]
+        place = order[frame.slice_index]
+        numbers = [place] if frame.segment_number is None else [frame.segment_number, place]
+        content = _sequence(
+            _FRAME_CONTENT, _item(_unsigned_longs(_DIMENSION_INDEX_VALUES, numbers))
+        )
+        items.append(_item(derivation + content + position + segments[frame.segment_number]))
+    return _sequence(_PER_FRAME, b"".join(items))
 
 
-def _plane_groups(source: SourcePlane) -> list[DataElement | RawDataElement]:
-    """Where a plane lies and which Instance it was made from: viewers match frames by both.
-
-    As bytes: encoded once for the frames of all Segments there, 1 ms each time.
-    """
-    position, derivation, groups = Dataset(), Dataset(), Dataset()
+def _plane_groups(source: SourcePlane) -> tuple[bytes, bytes]:
+    """Which Instance a plane was made from, and where it lies: viewers match frames by both."""
+    position, derivation = Dataset(), Dataset()
     position.add(source.stated("PlanePositionSequence", "ImagePositionPatient"))
     origin = reference(source.instance)
     if source.frame is not None:
@@ -128,35 +123,36 @@ def _plane_groups(source: SourcePlane) -> list[DataElement | RawDataElement]:
     origin.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
     derivation.SourceImageSequence = [origin]
     derivation.DerivationCodeSequence = [code_item(_SEGMENTATION)]
-    groups.PlanePositionSequence = [position]
-    groups.DerivationImageSequence = [derivation]
+    return _group("DerivationImageSequence", derivation), _group("PlanePositionSequence", position)
+
+
+def _segment_group(number: int | None) -> bytes:
+    """The frames of a LABELMAP show all Segments, and name none."""
+    if number is None:
+        return b""
+    segment = Dataset()
+    segment.ReferencedSegmentNumber = number
+    return _group("SegmentIdentificationSequence", segment)
+
+
+def _group(keyword: str, item: Dataset) -> bytes:
+    """A functional group in Explicit VR Little Endian."""
+    dataset = Dataset()
+    setattr(dataset, keyword, [item])
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, groups)
-    encoded = read_dataset(BytesIO(buffer.getvalue()), is_implicit_VR=False, is_little_endian=True)
-    return [encoded.get_item(element.tag) for element in groups]
+    write_dataset(buffer, dataset)
+    return buffer.getvalue()
 
 
-def write_as_it_is(dataset: Dataset) -> None:
-    """Spares pydicom the search for ambiguous VRs, of which we have none: four times faster."""
-    characters = dataset.get("SpecificCharacterSet")
-    encoding = convert_encodings(characters) if characters else default_encoding
-    dataset.set_original_encoding(
-        is_implicit_vr=False, is_little_endian=True, character_encoding=encoding
-    )
+def _sequence(tag: tuple[int, int], items: bytes) -> bytes:
+    """PS3.5 7.5 and 7.1.2, of defined length."""
+    return struct.pack("<HH2sHL", *tag, b"SQ", 0, len(items)) + items
 
 
-def packed(masks: Iterable[NDArray[np.bool_]]) -> bytes:
-    """All frames as one run of bits, lowest bit first, without a gap between frames; even length.
+def _item(elements: bytes) -> bytes:
+    return struct.pack("<HHL", *_ITEM, len(elements)) + elements
 
-    The rule is PS3.5 8.1.1; a frame whose pixels are no multiple of 8 shares a byte with the next.
-    """
-    packed, rest = [], np.empty(0, np.bool_)
-    for mask in masks:
-        bits = np.concatenate([rest, mask.ravel()])
-        whole = bits.size // 8 * 8
-        packed.append(np.packbits(bits[:whole], bitorder="little").tobytes())
-        rest = bits[whole:]
-    packed.append(np.packbits(rest, bitorder="little").tobytes())
-    joined = b"".join(packed)
-    return joined + b"\0" * (len(joined) % 2)
+
+def _unsigned_longs(tag: tuple[int, int], values: Sequence[int]) -> bytes:
+    return struct.pack(f"<HH2sH{len(values)}L", *tag, b"UL", 4 * len(values), *values)

@@ -1,133 +1,177 @@
-"""From a LabelMap to a DICOM Segmentation on the grid of its source Series (PS3.3 A.51).
+"""From an Answer to DICOM Segmentations on the grid of its source Series (PS3.3 A.51, A.90).
 
 The same input gives the same bytes, today and after any crash: UIDs are derived, times come in.
 highdicom describes the Segments. Its Segmentation class is only the oracle of the tests: it stays
 at 75 MB after its first use and reaches 115 MB on the way, in the process that receives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.color import CIELabColor
-from highdicom.seg import SegmentDescription
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    RLELossless,
+    SegmentationStorage,
+)
 
-from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
-from node.core.model import TILE_STEP, Model, Profile
+from node.core.model import Model
 from node.core.names import SOPInstanceUID
-from node.core.uids import ResultUIDs, derive_uid
+from node.core.result import Compression, Identity, ObjectRef, ResultKind, SegForm, SegType
+from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
-from node.core.volume import LabelMap
-from node.dicom.elements import code_item, long_string, name_of, required, sr_code
+from node.core.volume import LabelMap, Volume
+from node.dicom.elements import name_of, required
 from node.dicom.planes import Plane, planes_of
+from node.dicom.results.answer import Answer, Piece, ResultObject
+from node.dicom.results.contents import Part, parts_of
 from node.dicom.results.context import (
-    Caveat,
     caveats_of,
     copy_context,
     describe_series,
     identify,
-    profile_mark,
-    refer_to_predecessor,
+    refer_to_predecessors,
     refer_to_source,
     set_character_set,
     set_times,
     words_of,
 )
-from node.dicom.results.frames import (
-    Frame,
-    SourcePlane,
-    packed,
-    per_frame_groups,
-    set_dimensions,
-    shared_groups,
-    write_as_it_is,
-)
+from node.dicom.results.frames import SourcePlane, per_frame_groups, set_dimensions, shared_groups
+from node.dicom.results.pixels import bits_allocated, pixel_data
+from node.dicom.results.segments import background, descriptions
 from node.dicom.series import SourceSeries
 from node.dicom.volumes import tolerance_mm
 
 RESEARCH_USE: Final = "Research use; not a medical device"
 ORIENTATION_ASSUMED: Final = "orientation assumed"
-# What a profile changes, by name; a result of the exact one does not mention it.
-CHANGES: Final = {
-    Profile.FAST: "no mirroring",
-    Profile.FASTEST: (
-        f"no mirroring; tile step {TILE_STEP[Profile.FASTEST]} of a patch; tiles of air skipped"
-    ),
+MAXIMUM_FRACTIONAL_VALUE: Final = 255
+SOP_CLASSES: Final[Mapping[SegType, UID]] = {
+    SegType.BINARY: SegmentationStorage,
+    SegType.LABELMAP: UID("1.2.840.10008.5.1.4.1.1.66.7"),  # Label Map Segmentation Storage
+    SegType.FRACTIONAL: SegmentationStorage,
+}
+TRANSFER_SYNTAXES: Final[Mapping[Compression, UID]] = {
+    Compression.NONE: ExplicitVRLittleEndian,
+    Compression.RLE: RLELossless,
+    Compression.DEFLATED: UID("1.2.840.10008.1.2.8.1"),  # Deflated Image Frame Compression
 }
 
-_ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # PS3.16 CID 7162
 
+def encode_segmentations(answer: Answer, form: SegForm) -> list[ResultObject]:
+    """The Segmentation of an Answer, each frame on the source plane it lies on.
 
-def encode(
-    label_map: LabelMap,
-    model: Model,
-    source: SourceSeries,
-    uids: ResultUIDs,
-    created_at: float,
-    planes: Sequence[Plane] | None = None,
-    predecessor: SOPInstanceUID | None = None,
-    verdict: Verdict | None = None,
-) -> Dataset:
-    """A BINARY Segmentation of the labels, each frame on the source plane it lies on.
-
-    Frames go by segment, then plane; empty ones are omitted, and so are Segments without a voxel.
-    A LabelMap without any voxel becomes one empty frame for each Segment of the Model: "looked,
-    and found nothing" is a result, and a Segmentation has at least one frame.
-    created_at: seconds since the epoch. planes: those of the source that the labels were made of;
-    all by default. predecessor: the Segmentation of fewer Instances that this one takes the place
-    of. verdict: how sure it is that the source is whole; said where it is less than proven.
-    Raises Fatal where the labels or the headers forbid it.
+    Frames go by segment, then plane; empty ones are omitted unless the form keeps them, and so are
+    Segments without a voxel. One object, or several of one Series where the form limits frames.
+    Raises Fatal where the labels or the headers forbid it, and where a FRACTIONAL one is asked for
+    without probabilities.
     """
-    sources = _in_slice_order(source, label_map, planes)
-    first = sources[0].instance
+    sources = _in_slice_order(answer)
+    return [_encode(answer, form, part, sources) for part in parts_of(answer, form)]
+
+
+def _encode(
+    answer: Answer, form: SegForm, part: Part, sources: Sequence[SourcePlane]
+) -> ResultObject:
+    """One object of them. What comes last in it is written as bytes: there is much of it."""
+    uids = answer.uids(ResultKind.SEGMENTATION, form.name, part.number)
+    ref = ObjectRef(
+        ResultKind.SEGMENTATION,
+        form.name,
+        SOP_CLASSES[form.type],
+        uids.series_instance_uid,
+        uids.sop_instance_uid,
+    )
+    head = _file_head(_described(answer, form, part, sources, uids))
+    groups = per_frame_groups(part.frames, sources)
+    pieces: tuple[Piece, ...] = (head, groups, *pixel_data(answer, part, form))
+    return ResultObject(ref, pieces, part.warnings)
+
+
+def _described(
+    answer: Answer, form: SegForm, part: Part, sources: Sequence[SourcePlane], uids: ResultUIDs
+) -> Dataset:
+    """Everything but the frames."""
+    model, first = answer.model, sources[0].instance
     instances = list({id(one.instance): one.instance for one in sources}.values())
-    segments, frames = _contents(label_map, model)
-    caveats = caveats_of(label_map.positions is not None, verdict)
+    caveats = caveats_of(answer.label_map.positions is not None, answer.verdict)
     dataset = Dataset()
     copy_context(dataset, first)
-    identify(dataset, first, uids)
-    describe_series(dataset, first, model, caveats)
-    set_times(dataset, first, created_at)
-    set_character_set(dataset, first, words_of(model, segments))
+    identify(dataset, first, uids, SOP_CLASSES[form.type], TRANSFER_SYNTAXES[form.compression])
+    describe_series(dataset, first, model, caveats, number=part.number)
+    set_times(dataset, first, answer.created_at)
+    set_character_set(dataset, first, words_of(model, part.segments))
     refer_to_source(dataset, instances)
-    if predecessor:
-        refer_to_predecessor(dataset, predecessor)
-    _describe_image(dataset, label_map, model)
-    dataset.SegmentSequence = _descriptions(segments, model, uids, caveats)
-    set_dimensions(dataset, uids)
-    dataset.SharedFunctionalGroupsSequence = [shared_groups(sources[0], label_map)]
-    dataset.PerFrameFunctionalGroupsSequence = per_frame_groups(frames, sources)
-    dataset.NumberOfFrames = len(frames)
-    bits = packed(label_map.array[f.slice_index] == f.label for f in frames)
-    dataset.add_new("PixelData", "OB", bits)
-    write_as_it_is(dataset)
+    refer_to_predecessors(dataset, answer.predecessors)
+    _describe_image(dataset, answer, form, part)
+    dataset.SegmentSequence = descriptions(part.segments, answer, caveats)
+    if form.type is SegType.LABELMAP:
+        dataset.SegmentSequence.insert(0, background(answer))
+    set_dimensions(dataset, uids, form)
+    dataset.SharedFunctionalGroupsSequence = [shared_groups(sources[0], answer.label_map)]
     return dataset
 
 
-def file_bytes(segmentation: Dataset) -> bytes:
-    """The Segmentation as a DICOM file (PS3.10 7)."""
-    buffer = BytesIO()
-    dcmwrite(buffer, segmentation, enforce_file_format=True)
+def _describe_image(dataset: Dataset, answer: Answer, form: SegForm, part: Part) -> None:
+    """General Image and Segmentation Image Modules, PS3.3 C.8.20.2."""
+    assumed = f"; {ORIENTATION_ASSUMED}" if answer.model.orientation_assumed else ""
+    bits = bits_allocated(part, form)
+    dataset.ContentLabel = "SEGMENTATION"
+    dataset.ContentDescription = RESEARCH_USE + assumed
+    dataset.ContentCreatorName = None
+    dataset.ImageType = ["DERIVED", "PRIMARY"]
+    dataset.SegmentationType = form.type.name
+    dataset.SegmentsOverlap = "NO"
+    dataset.NumberOfFrames = len(part.frames)
+    dataset.Rows, dataset.Columns = answer.label_map.array.shape[1:]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PresentationLUTShape = "IDENTITY"
+    dataset.BitsAllocated = bits
+    dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    dataset.PixelRepresentation = 0
+    if form.type is SegType.LABELMAP:
+        dataset.add_new("PixelPaddingValue", "US", 0)  # the background, PS3.3 C.7.5.1.1.2
+    if form.type is SegType.FRACTIONAL:
+        dataset.SegmentationFractionalType = "PROBABILITY"
+        dataset.MaximumFractionalValue = MAXIMUM_FRACTIONAL_VALUE
+        dataset.SegmentsOverlap = "UNDEFINED"
+    if not dataset.get("LossyImageCompression"):
+        dataset.LossyImageCompression = "00"
+
+
+def _file_head(dataset: Dataset) -> bytes:
+    """Preamble, File Meta Information (PS3.10 7.1) and all elements before those of the frames."""
+    characters = dataset.get("SpecificCharacterSet")
+    dataset.set_original_encoding(  # spares pydicom the search for ambiguous VRs; we have none
+        is_implicit_vr=False,
+        is_little_endian=True,
+        character_encoding=convert_encodings(characters) if characters else default_encoding,
+    )
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    buffer.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(buffer, dataset.file_meta, enforce_standard=True)
+    write_dataset(buffer, dataset)
     return buffer.getvalue()
 
 
-def _in_slice_order(
-    source: SourceSeries, label_map: LabelMap, planes: Sequence[Plane] | None
-) -> list[SourcePlane]:
+def _in_slice_order(answer: Answer) -> list[SourcePlane]:
     """The plane of each slice of the label map, found by its position. Raises Fatal."""
-    by_uid = {str(required(one, "SOPInstanceUID")): one for one in source.instances}
-    if planes is None:
-        for instance in source.instances:
-            required(instance, "Rows")  # or it is no image, and has no planes
-        planes = [plane for instance in source.instances for plane in planes_of(instance)]
+    label_map = answer.label_map
+    by_uid = {str(required(one, "SOPInstanceUID")): one for one in answer.source.instances}
     slices = label_map.slice_positions
     allowed = tolerance_mm(float(np.linalg.norm(label_map.affine[:3, 0])))
     by_slice: dict[int, SourcePlane] = {}
-    for plane in planes:
+    for plane in answer.planes:
         instance = by_uid[plane.sop_instance_uid]
         _require_grid(plane, instance, label_map)
         off = np.linalg.norm(slices - np.asarray(plane.position), axis=1)
@@ -163,102 +207,55 @@ def _require_grid(plane: Plane, instance: Dataset, label_map: LabelMap) -> None:
         raise Fatal(f"{name_of(instance)} is not in the label map's Frame of Reference")
 
 
-def _contents(label_map: LabelMap, model: Model) -> tuple[list[Segment], list[Frame]]:
-    """The Segments to declare and their frames, in order. Raises Fatal for an unknown label.
-
-    A Segment without a frame hangs a viewer (OHIF #3991), so it is not declared.
-    """
-    labels = [set(np.unique(plane).tolist()) - {0} for plane in label_map.array]
-    present = set().union(*labels)
-    unknown = sorted(present - {segment.number for segment in model.segments})
-    if unknown:
-        raise Fatal(f"label {unknown[0]} is in the label map, but {model.name} has no such Segment")
-    if not model.segments:
-        raise Fatal(f"{model.name} has no Segments: there is nothing to encode")
-    segments = [s for s in model.segments if not present or s.number in present]
-    middle = len(labels) // 2
-    frames = [
-        Frame(number, segment.number, index)
-        for number, segment in enumerate(segments, start=1)
-        for index in range(len(labels))
-        if segment.number in labels[index] or (not present and index == middle)
-    ]
-    return segments, frames
+# --- the names before there were forms, until nobody calls them
 
 
-def _describe_image(dataset: Dataset, label_map: LabelMap, model: Model) -> None:
-    """General Image and Segmentation Image Modules for one bit a voxel, PS3.3 C.8.20.2."""
-    assumed = f"; {ORIENTATION_ASSUMED}" if model.orientation_assumed else ""
-    dataset.ContentLabel = "SEGMENTATION"
-    dataset.ContentDescription = RESEARCH_USE + assumed
-    dataset.ContentCreatorName = None
-    dataset.ImageType = ["DERIVED", "PRIMARY"]
-    dataset.SegmentationType = "BINARY"
-    dataset.SegmentsOverlap = "NO"
-    dataset.Rows, dataset.Columns = label_map.array.shape[1:]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.PresentationLUTShape = "IDENTITY"
-    dataset.BitsAllocated = 1
-    dataset.BitsStored = 1
-    dataset.HighBit = 0
-    dataset.PixelRepresentation = 0
-    if not dataset.get("LossyImageCompression"):
-        dataset.LossyImageCompression = "00"
-
-
-def _descriptions(
-    segments: Sequence[Segment], model: Model, uids: ResultUIDs, caveats: Sequence[Caveat]
-) -> list[SegmentDescription]:
-    algorithm = _algorithm(model, caveats)
-    return [
-        _description(number, segment, model, uids, algorithm)
-        for number, segment in enumerate(segments, start=1)
-    ]
-
-
-def _description(
-    number: int,
-    segment: Segment,
+def encode(
+    label_map: LabelMap,
     model: Model,
+    source: SourceSeries,
     uids: ResultUIDs,
-    algorithm: AlgorithmIdentificationSequence,
-) -> SegmentDescription:
-    """One item of the Segment Sequence, PS3.3 C.8.20.4; colour as PCS values, C.10.7.1.1."""
-    description = SegmentDescription(
-        segment_number=number,
-        segment_label=long_string(segment.label),
-        segmented_property_category=sr_code(segment.category),
-        segmented_property_type=sr_code(segment.type),
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=algorithm,
-        tracking_id=f"{model.name} {segment.number} {segment.label}",
-        tracking_uid=derive_uid("tracking", uids.sop_instance_uid, str(segment.number)),
-        anatomic_regions=[sr_code(segment.region)] if segment.region else None,
-        display_color=CIELabColor.from_rgb(*segment.colour),
+    created_at: float,
+    planes: Sequence[Plane] | None = None,
+    predecessor: SOPInstanceUID | None = None,
+    verdict: Verdict | None = None,
+) -> Dataset:
+    """encode_segmentations in the default form, of the planes of the whole source by default."""
+    if planes is None:
+        for instance in source.instances:
+            required(instance, "Rows")  # or it is no image, and has no planes
+        planes = [plane for instance in source.instances for plane in planes_of(instance)]
+    answer = Answer(
+        label_map,
+        label_map,
+        Volume(np.empty((0, 0, 0), np.float32), label_map.affine, label_map.frame_of_reference_uid),
+        model,
+        source,
+        tuple(planes),
+        _Given("", "", uids),
+        created_at,
+        (_segmentation(predecessor),) if predecessor else (),
+        verdict,
     )
-    if segment.laterality:  # PS3.16 CID 244
-        modified = description.SegmentedPropertyTypeCodeSequence[0]
-        modified.SegmentedPropertyTypeModifierCodeSequence = [code_item(segment.laterality)]
-    return description
+    return dcmread(BytesIO(encode_segmentations(answer, SegForm())[0].content))
 
 
-def _algorithm(model: Model, caveats: Sequence[Caveat]) -> AlgorithmIdentificationSequence:
-    """Which Model, and how it was run (PS3.3 10.16)."""
-    previous, profile = model.previous_stage, model.profile
-    return AlgorithmIdentificationSequence(
-        name=long_string(model.title, profile_mark(model)),
-        family=sr_code(_ARTIFICIAL_INTELLIGENCE),
-        version=long_string(f"{model.version[:48]} {model.fingerprint[:12]}"),
-        parameters={
-            "model": model.name,
-            "configuration": model.configuration,
-            "folds": "+".join(model.folds),
-            "checkpoint": model.checkpoint_name,
-            "orientation": model.orientation + " (assumed)" * model.orientation_assumed,
-            "fingerprint": model.fingerprint,
-            **({"previous stage": previous.configuration} if previous else {}),
-            **({"profile": f"{profile}: {CHANGES[profile]}"} if profile in CHANGES else {}),
-            **{caveat.name: caveat.words for caveat in caveats},
-        },
-    )
+def file_bytes(segmentation: Dataset) -> bytes:
+    """A Segmentation as a DICOM file (PS3.10 7)."""
+    buffer = BytesIO()
+    dcmwrite(buffer, segmentation, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Given(Identity):
+    """UIDs that were chosen elsewhere."""
+
+    given: ResultUIDs
+
+    def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
+        return self.given
+
+
+def _segmentation(uid: SOPInstanceUID) -> ObjectRef:
+    return ObjectRef(ResultKind.SEGMENTATION, "", SegmentationStorage, "", uid)  # type: ignore
