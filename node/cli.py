@@ -17,6 +17,7 @@ from node.cli_jobs import jobs_app
 from node.cli_purge import purge
 from node.cli_routes import routes_app
 from node.core.config import Config
+from node.core.disk import keep_from_others
 from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Profile
 from node.core.names import AETitle
@@ -84,6 +85,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     from node.app import Node
 
     settings = load(config)
+    keep_from_others()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -75,10 +75,12 @@ def eventually(look: Callable[[], T | None], seconds: float, what: str, every: f
 class Orthanc:
     """A PACS in a folder of its own, on free ports; dicomweb: its HTTP has /dicom-web/, too."""
 
-    def __init__(self, folder: Path, *, dicomweb: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, dicomweb: bool = False, modalities: Mapping[str, Any] | None = None
+    ) -> None:
         self._program = tool("Orthanc")
         self._plugins = [installed(DICOMWEB_PLUGIN)] if dicomweb else []
-        self._folder = folder
+        self._folder, self._modalities = folder, modalities or {}
         self.dicom_port, self.http_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,6 +98,7 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "Plugins": self._plugins,
+            "DicomModalities": self._modalities,  # whom it knows, and so may ask and tell
         }
         path = self._folder / "orthanc.json"
         path.write_text(json.dumps(settings))
@@ -129,6 +132,10 @@ class Orthanc:
             if read.Modality == "SEG":
                 found.append(read)
         return found
+
+    def results(self) -> list[dict[str, str]]:
+        """The main tags of every Instance it holds."""
+        return [one["MainDicomTags"] for one in self._get("/instances?expand")]
 
     def instance_count(self) -> int:
         return int(self._get("/statistics")["CountInstances"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -28,6 +29,12 @@ class Received:
     proposed: list[int] = field(default_factory=list)  # presentation contexts of each
 
 
+def requested_uid(event: Event) -> str:
+    """The SOP Instance UID of a C-STORE request."""
+    assert isinstance(event.request, C_STORE)
+    return str(event.request.AffectedSOPInstanceUID)
+
+
 @contextmanager
 def scripted_peer(
     answer: int | Answer = 0x0000,
@@ -45,9 +52,10 @@ def scripted_peer(
     received = Received()
 
     def on_store(event: Event) -> Any:
-        received.data_sets[str(event.request.AffectedSOPInstanceUID)] = (
-            event.request.DataSet.getvalue()
-        )
+        request = event.request
+        assert isinstance(request, C_STORE)
+        assert request.DataSet is not None
+        received.data_sets[requested_uid(event)] = request.DataSet.getvalue()
         return answer(event) if callable(answer) else answer
 
     def on_requested(event: Event) -> None:

@@ -1,7 +1,8 @@
 """Instances on disk: written beside, fsynced, renamed, folder fsynced; only then acknowledged.
 
 incoming/    received and safe, not yet in the database; *.part are halves of a crash
-             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended
+             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended,
+             TIME-ASSOCIATION-NUMBER.asked and .commit: see core/commitment.py
 instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
@@ -19,16 +20,20 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.commitment import Asked, Report
+from node.core.disk import fsync_folder
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
 from node.dicom.planes import Plane, planes_of
 from node.dicom.series import SourceSeries
 
+_ARRIVED = (".dcm", ".end", ".asked", ".commit")
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
 _NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)-\d+\.dcm")
+_END_NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)\.end")
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,9 @@ class Inbox:
         return (path for path in self.arrived() if path.suffix == ".dcm")
 
     def arrived(self) -> list[Path]:
-        """Instances and ends of Associations that are not yet recorded, the earliest first."""
+        """What is safe and not yet recorded, the earliest first."""
         with os.scandir(self._incoming) as entries:
-            names = sorted(one.name for one in entries if one.name.endswith((".dcm", ".end")))
+            names = sorted(one.name for one in entries if one.name.endswith(_ARRIVED))
         return [self._incoming / name for name in names]
 
     def open_incoming(self, path: Path) -> IncomingInstance:
@@ -137,7 +142,11 @@ class Inbox:
         return planes_of(parsed), _whole(parsed, "InstanceNumber"), _parts(parsed)
 
     def open_end(self, path: Path) -> IncomingEnd:
-        """Reads one `.end` of `arrived`. Raises Undecodable, OSError."""
+        """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
+
+        It is not fsynced: it would cost as much as an Instance, and a release that a power cut
+        takes back is an Association that was lost, which proves less and never too much.
+        """
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             association, receiver = told.get("association"), told.get("receiver")
@@ -146,7 +155,23 @@ class Inbox:
                 raise ValueError("it names neither an association nor a receiver")
             return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if found := _END_NAME.fullmatch(path.name):
+                return IncomingEnd(path, "lost", path.stat().st_mtime, found["association"])
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
+
+    def open_asked(self, path: Path) -> Asked:
+        """Reads one `.asked` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Asked.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what was asked: {error!r}") from error
+
+    def open_report(self, path: Path) -> Report:
+        """Reads one `.commit` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Report.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what is committed to: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:
         """Where an Instance lies once it is recorded, relative to the data folder."""
@@ -243,7 +268,7 @@ def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
 def make_folder_durably(folder: Path) -> None:
     """Makes a folder whose own name survives a power cut; what is in it would go with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
 def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
@@ -259,15 +284,7 @@ def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)
 
 
 def data_set_offset(raw: bytes) -> int:

@@ -16,8 +16,9 @@ from node.core.job import Job
 from node.core.names import AETitle
 from node.core.result import ObjectRef
 from node.core.uids import derive_uid
-from node.dicom.scu import commitment
+from node.dicom.scu.commitment import ask
 from node.dicom.scu.peer import Peer
+from node.dicom.scu.query import holds
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 
@@ -51,14 +52,14 @@ class Confirming:
         stored = self.deliveries.unconfirmed(transaction_uid)
         refs = self._refs(job, stored)
         try:
-            report = commitment.ask(
+            report = ask(
                 self.peer,
                 self.calling_ae_title,
                 transaction_uid,
                 refs,
                 ON_THE_SAME_ASSOCIATION_SECONDS,
             )
-        except (Temporary, Fatal, commitment.NotSupported) as error:
+        except (Temporary, Fatal) as error:
             for one in stored:  # it is looked for at once, where it cannot be asked
                 self.deliveries.ask_later(one, time.time(), f"{one.answer}; {error}")
             return []
@@ -80,14 +81,14 @@ class Confirming:
 
     def _look(self, one: Delivery, ref: ObjectRef, study: str) -> Job | None:
         try:
-            found = commitment.holds(self.peer, self.calling_ae_title, study, ref)
+            found = holds(self.peer, self.calling_ae_title, study, ref)
         except Temporary as error:
             again = time.time() + _AGAIN_SECONDS
             self.deliveries.ask_later(one, again, f"stored, not confirmed yet: {error}")
             return None
         except Fatal as error:
             words = f"not confirmed: {error}"
-            return self.deliveries.confirmed(one, words, time.time())
+            return self.deliveries.unconfirmable(one, words, time.time())
         if found:
             return self.deliveries.confirmed(one, "confirmed: the Peer finds it", time.time())
         log.warning("the peer does not hold what it stored", job=one.job_id, peer=self.peer.name)

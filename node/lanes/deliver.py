@@ -99,7 +99,7 @@ class DeliverLane(Lane):
         return AT_ONCE
 
     def _each(self, deliveries: Sequence[Delivery], words: str) -> list[Job | None]:
-        return [self._deliveries.confirmed(one, words, time.time()) for one in deliveries]
+        return [self._deliveries.unconfirmable(one, words, time.time()) for one in deliveries]
 
     def _send(self, job: Job, deliveries: Sequence[Delivery]) -> None:
         uids = [one.sop_instance_uid for one in deliveries]

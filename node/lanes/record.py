@@ -13,7 +13,7 @@ from node import pipeline
 from node.core.priority import RECORDING, give_way
 from node.dicom.inbox import Inbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
-from node.recording import ASIDE, CONFLICT, NOT_YET, Recorded
+from node.recording import ASIDE, ASKED, CONFLICT, NOT_YET, REPORTED, Commitment, Recorded
 from node.store.series import SeriesStore
 
 log = structlog.get_logger()
@@ -28,9 +28,16 @@ AGAIN_SECONDS: Final = 5.0  # before a file that could not be recorded is tried 
 class RecordLane(Lane):
     """incoming/ → rows and final places, in the order of arrival."""
 
-    def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        series: SeriesStore,
+        on_recorded: Wake,
+        commitment: Commitment | None = None,
+    ) -> None:
         super().__init__("record")
         self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
+        self._commitment = commitment
         self._reading = ThreadPoolExecutor(READERS, "read", give_way, (RECORDING,))
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
@@ -76,12 +83,16 @@ class RecordLane(Lane):
         self._on_recorded()
 
     def _record(self, paths: Sequence[Path]) -> None:
-        recorded = pipeline.record(paths, self._inbox, self._series, time.time(), self._reading.map)
+        recorded = pipeline.record(
+            paths, self._inbox, self._series, time.time(), self._reading.map, self._commitment
+        )
         for one in recorded:
             self._again.pop(one.path, None)
             self._unread.pop(one.path, None)
             if one.what in (CONFLICT, ASIDE):
                 log.warning("instance set aside", file=one.path.name, why=one.detail)
+            elif one.what in (ASKED, REPORTED):
+                log.info(f"commitment {one.what}", detail=one.detail)
             elif one.what == NOT_YET:
                 self._try_again(one)
 

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, or_, select, upd
 
 from node.core.delivery import Delivery
 from node.core.job import Job, JobEvent, JobState, backoff_seconds
-from node.core.names import JobId
+from node.core.names import JobId, SOPInstanceUID
 from node.core.result import ResultKind
 from node.store.database import writing
 from node.store.rows import log_event, select_deliveries, select_jobs, transition
@@ -163,6 +163,11 @@ class DeliveryStore:
         answer = f"{taken.answer}; {words}"
         return self._settle(taken, {"done_at": now, "answer": answer}, now, "CONFIRMED")
 
+    def unconfirmable(self, taken: Delivery, words: str, now: float) -> Job | None:
+        """The Peer answered success, and cannot be asked for more. Returns as `confirmed`."""
+        answer = f"{taken.answer}; {words}"
+        return self._settle(taken, {"done_at": now, "answer": answer}, now, "SENT")
+
     def lost(self, taken: Delivery, words: str, now: float) -> None:
         """The Peer does not keep what it had answered success to: it is sent again."""
         values = {
@@ -191,7 +196,7 @@ class DeliveryStore:
         self,
         transaction_uid: str,
         kept: Collection[str],
-        failed: Mapping[str, str],
+        failed: Mapping[SOPInstanceUID, str],
         now: float,
     ) -> list[Job]:
         """A Storage Commitment Result (PS3.4 J.3.3) has come. Returns the Jobs that this ends.

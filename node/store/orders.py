@@ -8,18 +8,10 @@ from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
-from node.store.results import give_as
-from node.store.rows import (
-    jobs_of_series,
-    log_event,
-    select_deliveries,
-    select_jobs,
-    transition,
-)
+from node.store.rows import jobs_of_series, log_event, select_jobs, transition
 from node.store.tables import job, job_series, recipient
 
 REFUSED = "REFUSE"  # the first event of a Job that never had all its Series
-_HAS_RESULT = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)  # or may have
 
 
 @dataclass(frozen=True)
@@ -105,9 +97,10 @@ def _predecessor(connection: Connection, order: JobOrder) -> JobId | None:
 
 def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
     """Its Series was opened and judged again: what the Job makes from now on says how it is now."""
+    has_result = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)
     connection.execute(
         update(job)
-        .where(job.c.id == job_id, job.c.state.not_in(_HAS_RESULT))
+        .where(job.c.id == job_id, job.c.state.not_in(has_result))
         .values(verdict=order.verdict)
     )
 
@@ -115,8 +108,8 @@ def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
 def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: float) -> None:
     """The Job of this very input gets the Peers of a Route that came to it later.
 
-    Results that are made already go to them in the form that the first Peer gets, and to the new
-    ones alone. Of a Job without results they are noted for the time when it has some.
+    A result that all its Peers have is on its way again, to the new ones alone. Of a Job without a
+    result they are noted for the time when it has one.
     """
     (held,) = select_jobs(connection, job.c.id == job_id)
     new = [peer for peer in order.peers if peer not in held.recipients]
@@ -128,10 +121,7 @@ def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: 
         log_event(connection, job_id, now, "NOTE", None, None, gone)
         return
     connection.execute(insert(recipient), [{"job_id": job_id, "peer": peer} for peer in new])
-    made = select_deliveries(connection, job_id) if held.state in _HAS_RESULT else []
-    for peer in new if made else ():
-        give_as(connection, job_id, made[0].peer, peer, now)
-    if held.state is JobState.DELIVERED and made:
+    if held.state is JobState.DELIVERED:
         transition(connection, job_id, held.state, JobEvent.RESEND, now, detail)
     else:
         log_event(connection, job_id, now, "NOTE", None, None, detail)

@@ -67,7 +67,7 @@ class Described:
 
 @dataclass(frozen=True)
 class StoredAssociation:
-    """One peer conversation. ending: released, incomplete, aborted, lost; None while it is open."""
+    """One peer conversation. ending: as the receiver tells it; None while it is open."""
 
     id: str
     calling_ae_title: AETitle

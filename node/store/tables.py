@@ -48,7 +48,7 @@ association = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("began_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("ending", String(16)),  # released, aborted, lost
+    Column("ending", String(16)),  # released, incomplete, idle, aborted, lost
     Index("ix_association_open", "ended_at"),
 )
 
@@ -192,6 +192,8 @@ recipient = Table(  # the Peers that a Job's Routes name
     metadata,
     Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
     Column("peer", Text, primary_key=True),
+    Column("given_at", Float),  # what it gets of the result is decided; see delivery
+    Index("ix_recipient_given", "given_at"),
 )
 
 result = Table(  # the result objects of a Job, each a file in results/
@@ -224,4 +226,21 @@ delivery = Table(
     UniqueConstraint("job_id", "peer", "sop_instance_uid", name="uq_delivery_object"),
     Index("ix_delivery_due", "peer", "done_at", "failed_at", "not_before"),
     Index("ix_delivery_transaction", "transaction_uid"),
+)
+
+commitment_asked = Table(  # requests for Storage Commitment, and what we answered
+    "commitment_asked",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("asked_at", Float, nullable=False),
+    Column("items", JSON, nullable=False),  # [[SOP Class UID, SOP Instance UID], …]
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_before", Float, nullable=False),
+    Column("done_at", Float),  # answered, or given up
+    Column("answer", Text),  # the last, in words
+    # One file may be read twice: a crash between its row and its end.
+    UniqueConstraint("calling_ae_title", "transaction_uid", "asked_at", name="uq_commitment_asked"),
+    Index("ix_commitment_due", "calling_ae_title", "done_at", "not_before"),
 )

@@ -188,6 +188,20 @@ def test_a_receiver_that_died_loses_all_that_it_had_open(ward: Ward) -> None:
     assert association.ending == "lost"
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 200, b'{"association": "te', b"null", b"{}"])
+def test_an_end_that_a_power_cut_left_empty_is_a_lost_association(ward: Ward, left: bytes) -> None:
+    series = _proven()
+    name = arrivals.keep(ward.inbox, series, ending=None)
+    end = ward.inbox.incoming_folder / f"{time.time_ns():020d}-{name}.end"
+    end.write_bytes(left)
+    ward.step(LONG_ENOUGH)
+    (association,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert association.ending == "lost"
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.inbox.arrived() == []
+    assert list((ward.folder / "aside").iterdir()) == []
+
+
 def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: Ward) -> None:
     series = _proven()
     arrivals.keep(ward.inbox, series, None)

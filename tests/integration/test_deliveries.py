@@ -102,7 +102,7 @@ def test_what_a_peer_does_not_keep_is_sent_again_after_a_pause(stores: Stores) -
     segmented(stores.jobs, stores.job, NOW)
     sent = the_one(stores.deliveries.take("a", NOW))
     stores.deliveries.stored(sent, "stored, 0x0000", "2.25.1", NOW + 60, NOW)
-    failed = {str(sent.sop_instance_uid): "it does not have it"}
+    failed = {sent.sop_instance_uid: "it does not have it"}
     assert stores.deliveries.committed("2.25.1", [], failed, NOW + 1) == []
     (delivery,) = stores.of("a")
     assert delivery.state is DeliveryState.OPEN

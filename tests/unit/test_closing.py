@@ -133,7 +133,20 @@ def test_an_incomplete_association_proves_nothing_unless_a_count_agrees() -> Non
     assert judge(counted, TIMES).verdict is Verdict.PROVEN
 
 
-@pytest.mark.parametrize("ending", ["aborted", "lost", "open", "unread", None])
+def test_a_sender_that_went_silent_vouches_for_nothing_and_only_a_settled_count_outweighs_it() -> (
+    None
+):
+    """Half a series, or the first of two acquisitions: it looks whole by every header it has."""
+    half = _counted(make_series()[:12], 12)
+    facts = _facts(half, ending="idle")
+    judgement = judge(facts, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "not released: the sender said nothing more" in judgement.lacks
+    assert judge(replace(facts, counts=[_settled(12)]), TIMES).verdict is Verdict.PROVEN
+    assert judge(replace(facts, counts=[_count(20, 12)]), TIMES).refused
+
+
+@pytest.mark.parametrize("ending", ["idle", "aborted", "lost", "open", "unread", None])
 def test_one_instance_whose_association_was_not_released_is_enough(ending: str | None) -> None:
     facts = _facts(_counted(make_series(), 20))
     spoilt = [*facts.instances[:-1], replace(facts.instances[-1], ending=ending)]

@@ -25,12 +25,11 @@ from node.core.names import SOPInstanceUID
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap
 from node.dicom.assemble import Stack, stack
-from node.dicom.results.segmentation import encode, file_bytes
-from node.dicom.results.verify import verify
 from node.dicom.series import SourceSeries
+from tests.answers import CREATED_AT, encode, file_bytes, verify
 from tests.assembly_table import real_series, with_uids
 from tests.series_factory import make_enhanced, make_series
-from tests.unit.test_seg import CREATED_AT, SEGMENTS, UIDS, _faults, boxes, make_model, source_of
+from tests.unit.test_seg import SEGMENTS, UIDS, _faults, boxes, make_model, source_of
 
 RULES = InputRules()
 

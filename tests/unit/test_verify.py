@@ -16,12 +16,11 @@ from node.core.errors import Fatal
 from node.core.model import Model, Profile
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
-from node.dicom.results.segmentation import encode, file_bytes
-from node.dicom.results.verify import frames, segment_volumes_ml, verify
+from node.dicom.results.decoded import frames, segment_volumes_ml
 from node.dicom.series import SourceSeries
+from tests.answers import CREATED_AT, encode, file_bytes, verify
 from tests.series_factory import make_series
 from tests.unit.test_seg import (
-    CREATED_AT,
     HIPPOCAMPUS,
     RULES,
     SEGMENTS,
@@ -238,7 +237,7 @@ def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
         (_refer_elsewhere, "refers to 1.2.3, which is not in the source Series"),
         (_refer_to_another_series, "1.2.3 is not in the source Series"),
         (_refer_to_nothing, "does not say which Instance"),
-        (_lose_a_group, "lacks what a Segmentation must have: .*PlanePosition"),
+        (_lose_a_group, "a frame has no PlanePositionSequence"),
         (_set("FrameOfReferenceUID", "1.2.3"), "Frame of Reference is 1.2.3, not"),
         (_set("StudyInstanceUID", "1.2.3"), "Study is 1.2.3, not"),
         (_set("PatientID", "P2"), "PatientID is not the source's"),

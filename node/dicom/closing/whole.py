@@ -100,6 +100,7 @@ def ranges(numbers: Iterable[int]) -> str:
 _ENDINGS: Final[Mapping[str | None, str]] = {
     RELEASED: "released",
     INCOMPLETE: "incomplete (released, but not all that was sent over it could be kept)",
+    "idle": "not released: the sender said nothing more for dicom.idle_seconds",
     "aborted": "aborted",
     "lost": "cut off",
     OPEN: "still open",

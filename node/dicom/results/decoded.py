@@ -14,8 +14,10 @@ from typing import Any, BinaryIO, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import RLELosslessDecoder
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import RLELossless
 
 from node.core.errors import Fatal
@@ -25,6 +27,10 @@ DEFLATED_IMAGE_FRAME: Final = "1.2.840.10008.1.2.8.1"  # PS3.5 A.4.13
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _END: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"  # Sequence Delimitation Item, PS3.5 A.4
+
+_SEGMENT: Final = Tag("SegmentIdentificationSequence")
+_POSITION: Final = Tag("PlanePositionSequence")
+_DERIVATION: Final = Tag("DerivationImageSequence")
 
 Vector = NDArray[np.float64]
 Origin = tuple[str, int | None]
@@ -152,27 +158,27 @@ class _Groups:
     def __init__(self, header: Dataset) -> None:
         self._shared = header.SharedFunctionalGroupsSequence[0]
         self._label_map = header.SegmentationType == "LABELMAP"
-        self._known: dict[tuple[str, bytes], Any] = {}
+        self._known: dict[tuple[BaseTag, bytes], Any] = {}
 
     def segment_number(self, groups: Dataset) -> int | None:
-        if self._label_map:
-            return None
-        return self._once(groups, "SegmentIdentificationSequence", _segment_number)
+        return None if self._label_map else self._once(groups, _SEGMENT, _segment_number)
 
     def position(self, groups: Dataset) -> Vector:
-        return self._once(groups, "PlanePositionSequence", _position)
+        return self._once(groups, _POSITION, _position)
 
     def sources(self, groups: Dataset) -> tuple[Origin, ...]:
-        return self._once(groups, "DerivationImageSequence", _sources)
+        return self._once(groups, _DERIVATION, _sources)
 
-    def _once(self, groups: Dataset, keyword: str, read: Callable[[Sequence[Dataset]], T]) -> T:
-        where = groups if keyword in groups else self._shared
-        raw = where.get_item(keyword).value if keyword in where else None
+    def _once(self, groups: Dataset, tag: BaseTag, read: Callable[[Sequence[Dataset]], T]) -> T:
+        where = groups if tag in groups else self._shared
+        if tag not in where:
+            raise wrong(f"a frame has no {keyword_for_tag(tag)}")
+        raw = where.get_item(tag).value
         if not isinstance(raw, bytes):
-            return read(getattr(where, keyword))
-        if (keyword, raw) not in self._known:
-            self._known[keyword, raw] = read(getattr(where, keyword))
-        found: T = self._known[keyword, raw]
+            return read(where[tag].value)
+        if (tag, raw) not in self._known:
+            self._known[tag, raw] = read(where[tag].value)
+        found: T = self._known[tag, raw]
         return found
 
 

@@ -45,13 +45,17 @@ class Place:
 
 
 def places_of(segmentations: Sequence[ResultObject]) -> Mapping[str, Place]:
-    """Each Segment by its Tracking ID, as the Segmentations that will leave have it."""
+    """Each Segment by its Tracking ID, as the Segmentations that will leave have it.
+
+    They are described in the first piece of a file; the rest can be 2 GB.
+    """
     places: dict[str, Place] = {}
     for one in segmentations:
-        header = dcmread(BytesIO(one.content), specific_tags=["SegmentSequence"])
-        for item in header.SegmentSequence:
-            place = Place(of_result(one.ref), int(item.SegmentNumber), str(item.TrackingUID))
-            places.setdefault(str(item.TrackingID).strip(), place)
+        head = dcmread(BytesIO(one.pieces[0]), specific_tags=["SegmentSequence"])
+        for item in head.SegmentSequence:
+            if "TrackingID" in item:  # the background of a LABELMAP has none
+                place = Place(of_result(one.ref), int(item.SegmentNumber), str(item.TrackingUID))
+                places.setdefault(str(item.TrackingID).strip(), place)
     return places
 
 
@@ -74,7 +78,7 @@ class Groups:
             raise Fatal(f'no Segmentation has "{name}", of which there are voxels to report')
         site = segment.region or (segment.type if segment.laterality else None)
         side = sr_code(segment.laterality) if segment.laterality else None
-        return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(place.tracking_uid, name),
             referenced_segment=ReferencedSegment(
                 place.segmentation.sop_class_uid,
@@ -88,6 +92,8 @@ class Groups:
             algorithm_id=self._algorithm(),
             measurements=list(self._measurements(measured)),
         )
+        group[0].ContinuityOfContent = "SEPARATE"  # a list, not a text: else names are not shown
+        return group
 
     def _algorithm(self) -> Any:
         """TID 4019, in short; the Segmentation has it at length."""

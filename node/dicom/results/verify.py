@@ -60,6 +60,7 @@ class _Gate:
     """What the objects have shown so far. painted: labels, in the label map's grid.
 
     shown: of a FRACTIONAL one, the frames that were, by label and slice. declared: the Segments.
+    slices: of planes that were found once.
     """
 
     answer: Answer
@@ -67,6 +68,7 @@ class _Gate:
     painted: NDArray[np.generic] = field(init=False)
     shown: set[tuple[int, int]] = field(default_factory=set)
     declared: list[Segment] = field(default_factory=list)
+    slices: dict[tuple[bytes, tuple[Origin, ...]], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.grid = self.answer.label_map
@@ -118,8 +120,11 @@ class _Gate:
 
     def _place(self, frame: Frame, segments: Mapping[int, Segment]) -> Place:
         """Of which Segment and slice a frame is. Raises Fatal where there is no such."""
-        _require_on_source(frame, self.positions)
-        index, number = _slice_index(frame, self.grid, self.allowed_mm), frame.segment_number
+        where = frame.position.tobytes(), frame.sources
+        if where not in self.slices:
+            _require_on_source(frame, self.positions)
+            self.slices[where] = _slice_index(frame, self.grid, self.allowed_mm)
+        index, number = self.slices[where], frame.segment_number
         if number is not None and number not in segments:
             raise wrong(f"{frame} on slice {index} is of an unknown Segment")
         return number or 0, index

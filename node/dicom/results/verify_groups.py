@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.decoded import opened
 from node.dicom.results.recount import Counted
 from node.dicom.results.tree import CodedName, coded, every, letters, only
 
@@ -78,8 +78,10 @@ def _by_segment(
 
 
 def _stated(segmentation: ResultObject) -> Iterator[_Stated]:
-    dataset = dcmread(BytesIO(segmentation.content), stop_before_pixels=True)
+    dataset = opened(segmentation.pieces).header
     for item in dataset.SegmentSequence:
+        if int(item.SegmentNumber) == 0:
+            continue  # the background of a LABELMAP
         yield _Stated(
             str(dataset.SOPClassUID),
             str(dataset.SOPInstanceUID),

@@ -24,6 +24,10 @@ _PERMANENT_REJECTION: Final = 1  # PS3.8 9.3.4, Result
 Contexts = Iterable[tuple[str, str | None]]  # SOP Class, Transfer Syntax; None: the usual ones
 
 
+class NotAccepted(Fatal):
+    """The Peer accepts none of the SOP Classes that we would speak of."""
+
+
 @contextmanager
 def associated(
     peer: Peer,
@@ -133,7 +137,8 @@ def _not_associated(peer: Peer, association: Association, reached: bool) -> Temp
             return Fatal(f"{sentence}; let it accept our AE title there, then resend")
         return Temporary(sentence)
     if association.rejected_contexts:
-        return Fatal(f"{peer} accepts none of: {_names(association)}; enable it there, then resend")
+        names = _names(association)
+        return NotAccepted(f"{peer} accepts none of: {names}; enable it there, then resend")
     return Temporary(f"{peer} did not answer, or broke off the association request")
 
 
