@@ -372,6 +372,7 @@ def receiver_settings(config: Config) -> Settings:
         sop_classes=kinds.accepted,
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
+        check_called_ae_title=dicom.check_called_ae_title,
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         tls_only=_tls_only(config),
         commits_to=_commits_to(config),

@@ -148,7 +148,16 @@ class ReceivingAssociation(Association):
         self._warn("association rejected", reason)
 
     def tell_stranger(self) -> None:
-        self._warn("association rejected", "its AE title is not of a peer in dicom.accept_from")
+        settings, called = self._around.settings, self._called_ae_title()
+        if settings.check_called_ae_title and called != settings.ae_title.strip():
+            reason = f'it calls "{called}", not dicom.ae_title = "{settings.ae_title}"'
+        else:
+            reason = "its AE title is not of a peer in dicom.accept_from"
+        self._warn("association rejected", reason)
+
+    def _called_ae_title(self) -> str:
+        request = cast(Any, self.requestor.primitive)
+        return str(getattr(request, "called_ae_title", "")).strip()
 
     def _warn(self, event: str, reason: str) -> None:
         address = cast(Any, self.requestor.address_info).address

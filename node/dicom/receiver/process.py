@@ -96,6 +96,7 @@ def application_entity(settings: Settings) -> AE:
         ae.add_supported_context(sop_class, list(settings.transfer_syntaxes))
     if settings.accept_from is not None:
         ae.require_calling_aet = list(settings.accept_from)
+    ae.require_called_aet = settings.check_called_ae_title
     ae.maximum_associations = 1_000_000  # ours are counted in Limits, without the silent ones
     return ae
 
