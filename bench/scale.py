@@ -14,8 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
 from bench.figure import Figure, Section
-from node.core.job import JobEvent, JobState
-from node.core.names import AETitle, JobId, SeriesInstanceUID, SOPInstanceUID
+from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import derive_uid, result_uids
 from node.core.verdict import Verdict
 from node.dicom.inbox import Inbox
@@ -29,6 +28,7 @@ from node.store.series import SeriesStore, StoredInstance
 from tests import arrivals
 from tests.peers import NodeProcess, eventually, tool
 from tests.series_factory import make_series, write_series
+from tests.stored import segmented, the_one
 
 HEADING = "Much held, much coming"
 FEW, MANY, PER_SERIES = 1_000, 100_000, 200
@@ -84,10 +84,10 @@ class _Held:
             (uid,), "route", "m", "m", fingerprint, result_uids(fingerprint, "m"), ("pacs",)
         )
         (job,) = self._series.close(seen, "", "", [order], now, verdict=Verdict.PROVEN) or []
-        jobs.transition(JobId(job.id), JobState.QUEUED, JobEvent.SEGMENT, now)
+        segmented(jobs, job, now)
         taken = deliveries.take("pacs", time.time())
         assert taken is not None
-        deliveries.delivered(taken[1], "stored", now)
+        deliveries.delivered(the_one(taken), "stored", now)
 
     def milliseconds_per_instance(self, instances: list[Dataset]) -> float:
         self._further += 1

@@ -8,33 +8,46 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from pydantic import SecretStr
 
-from node.core.config import Config, PeerSection, RouteSection
+from node.core.config import Config, PeerSection, RouteSection, TlsSection
 from node.core.errors import ConfigError, Fatal
 from node.core.model import Model, Profile
 from node.core.names import AETitle
-from node.dicom.closing import Times
+from node.core.result import Wants
+from node.core.wants import wants_of
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated
-from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.settings import Settings, TlsFiles
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
-from node.dicom.scu.storage import Peer
+from node.dicom.scu.commitment import report
+from node.dicom.scu.peer import Peer, Web
+from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
+from node.lanes.clock import WatchedClock
 from node.lanes.close import CloseLane, longest
+from node.lanes.commit import CommitmentLane, taking_reports
+from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
-from node.lanes.deliver import DeliverLane
+from node.lanes.deliver import DeliverLane, InHand, Pauses
+from node.lanes.give import GiveLane
 from node.lanes.lane import Lane
+from node.lanes.pace import Pace
 from node.lanes.record import RecordLane
+from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
 from node.lanes.segment import SegmentLane
 from node.lanes.wait import WaitLane
 from node.lanes.watch import JobsInHand
 from node.ordering import channel_route
+from node.recording import Commitment
 from node.store import database
+from node.store.commitments import CommitmentStore
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
@@ -103,11 +116,8 @@ class Node:
         started.callback(engine.stop)
 
         our_title = AETitle(config.dicom.ae_title)
-        retry = config.delivery.retry_first_seconds, config.delivery.retry_max_seconds
-        delivering = [
-            DeliverLane(deliveries, outbox, peer, our_title, *retry)
-            for peer in peers_of(config).values()
-        ]
+        delivering = _delivering(config, deliveries, jobs, outbox)
+        wants = wants_by_peer(config)
         in_hand = JobsInHand()
         segmenting = [
             SegmentLane(
@@ -118,13 +128,21 @@ class Node:
                 outbox,
                 models,
                 engine,
+                wants,
                 config.inference.max_attempts,
                 on_segmented=lambda: _wake(delivering),
             )
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
         asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
-        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
+        commitments = CommitmentStore(store)
+        recording = RecordLane(
+            inbox,
+            series,
+            on_recorded=lambda: _wake([closing, *counting, *committing]),
+            commitment=Commitment(commitments.add_all, taking_reports(deliveries)),
+        )
+        committing = _committing(config, commitments, inbox, recording)
         closing = CloseLane(
             inbox,
             series,
@@ -137,7 +155,14 @@ class Node:
             header_counts=config.closing.images_in_acquisition,
         )
         counting = [
-            CountLane(series, peer, our_title, longest(routes, times_of(config)), closing.wake)
+            CountLane(
+                series,
+                peer,
+                our_title,
+                longest(routes, times_of(config)),
+                closing.wake,
+                Pace(config.peers[peer.name].queries_per_second),
+            )
             for peer in asked
         ]
         waiting = WaitingStore(store)
@@ -151,8 +176,17 @@ class Node:
             series.reopen(uid, time.time())
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
-        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
-        keeping = [recording, closing, *counting, WaitLane(waiting, several), retaining]
+        clock = WatchedClock(data_dir / "retention.clock")
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
+        refusing = RefusalLane(
+            jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
+        )
+        giving = GiveLane(jobs, wants, lambda: _wake(delivering))
+        waits = WaitLane(waiting, several)
+        keeping = [recording, closing, *counting, waits, refusing, giving, retaining]
+        keeping += committing
+        for title in commitments.abandon(_commits_to(config), time.time()):
+            log.warning("commitment cannot be answered: no peer is called so", ae_title=title)
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
         _start_lanes([*keeping, *delivering])
@@ -181,9 +215,16 @@ class Node:
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
         receiver = Receiver(receiver_settings(self._config), recording.wake)
-        self.port = receiver.start(section.host, section.port)
+        by_tls = section.tls.port if section.tls.listens else None
+        self.port = receiver.start(section.host, section.port or None, by_tls)
         started.callback(receiver.stop)
-        log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
+        log.info(
+            "listening",
+            ae_title=section.ae_title,
+            host=section.host,
+            port=section.port and self.port,
+            tls_port=receiver.tls_port,
+        )
 
     def _wait_for_models(self, engine: WorkerEngine) -> None:
         try:
@@ -191,6 +232,46 @@ class Node:
                 log.info("model warm", model=name, seconds=round(seconds, 1))
         except Fatal as error:
             raise ConfigError(f"the models cannot be loaded: {error}") from error
+
+
+def _delivering(
+    config: Config, deliveries: DeliveryStore, jobs: JobStore, outbox: Outbox
+) -> list[DeliverLane]:
+    """For each Peer as many lanes as it takes Associations at once: none delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = Pauses(section.retry_first_seconds, section.retry_max_seconds)
+    lanes = []
+    for peer in peers_of(config).values():
+        confirming, in_hand = None, InHand()
+        if peer.commitment:
+            confirming = Confirming(deliveries, jobs, peer, our_title, section.confirm_seconds)
+        lanes += [
+            DeliverLane(number, in_hand, deliveries, outbox, peer, our_title, pauses, confirming)
+            for number in range(peer.max_associations)
+        ]
+    return lanes
+
+
+def _committing(
+    config: Config, commitments: CommitmentStore, inbox: Inbox, recording: RecordLane
+) -> list[CommitmentLane]:
+    """One for each AE title that may ask: no Peer delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = section.retry_first_seconds, section.retry_max_seconds
+    may_ask = _commits_to(config)
+    peers = {peer.ae_title: peer for peer in peers_of(config).values() if peer.ae_title in may_ask}
+    return [
+        CommitmentLane(commitments, inbox, recording, peer, our_title, report, *pauses)
+        for peer in peers.values()
+    ]
+
+
+def wants_by_peer(config: Config) -> Mapping[str, Wants]:
+    """Which result objects each Peer gets, by its name."""
+    return {
+        name: wants_of(section.profile, section.results.model_dump())
+        for name, section in config.peers.items()
+    }
 
 
 def engine_of(config: Config, models: Mapping[str, Model], cache: Path) -> WorkerEngine:
@@ -268,7 +349,7 @@ def times_of(config: Config) -> Times:
 
 def peers_of(config: Config) -> Mapping[str, Peer]:
     """The Peers of the configuration by name."""
-    return {name: _peer(name, section) for name, section in config.peers.items()}
+    return {name: _peer(name, section, config.dicom.tls) for name, section in config.peers.items()}
 
 
 def accepted_titles(config: Config) -> set[AETitle] | None:
@@ -276,9 +357,8 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     names = config.dicom.accept_from
     if names is not None and "*" in names:
         return None
-    return {
-        AETitle(config.peers[name].ae_title) for name in (config.peers if names is None else names)
-    }
+    titles = {config.peers[name].ae_title for name in (config.peers if names is None else names)}
+    return {AETitle(title) for title in titles if title is not None}
 
 
 def receiver_settings(config: Config) -> Settings:
@@ -292,7 +372,11 @@ def receiver_settings(config: Config) -> Settings:
         sop_classes=kinds.accepted,
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
-        echo_only=[p.ae_title for p in config.peers.values() if not p.may_store],
+        check_called_ae_title=dicom.check_called_ae_title,
+        echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
+        tls_only=_tls_only(config),
+        commits_to=_commits_to(config),
+        tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
         idle_seconds=dicom.idle_seconds,
@@ -301,7 +385,26 @@ def receiver_settings(config: Config) -> Settings:
         max_instance_bytes=dicom.max_instance_mb * 1_000_000,
         min_free_bytes=node.min_free_mb * 1_000_000,
         low_free_bytes=node.low_free_mb * 1_000_000,
+        max_aside_bytes=node.max_aside_mb * 1_000_000,
     )
+
+
+def _commits_to(config: Config) -> Sequence[str]:
+    """Who may ask us for Storage Commitment: who may store, and can be answered."""
+    return [p.ae_title for p in config.peers.values() if p.ae_title and p.may_store]
+
+
+def _tls_only(config: Config) -> Sequence[str]:
+    """Who may not come over the plain port; nobody where there is no other."""
+    secure = [p.ae_title for p in config.peers.values() if p.ae_title and p.tls]
+    return secure if config.dicom.tls.listens else []
+
+
+def _tls_files(section: TlsSection) -> TlsFiles:
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return TlsFiles(str(section.certificate), text(section.key), text(section.clients_ca))
 
 
 def negotiation_of(config: Config) -> Negotiated:
@@ -309,9 +412,41 @@ def negotiation_of(config: Config) -> Negotiated:
     return negotiated(config.dicom.accept.model_dump())
 
 
-def _peer(name: str, section: PeerSection) -> Peer:
+def _peer(name: str, section: PeerSection, ours: TlsSection) -> Peer:
     return Peer(
-        name, AETitle(section.ae_title), section.host, section.port, section.timeout_seconds
+        name,
+        AETitle(section.ae_title or ""),
+        section.host or "",
+        section.port or 0,
+        section.timeout_seconds,
+        tls=_tls(section, ours, section.tls_ca or ours.ca) if section.tls else None,
+        web=_web(section, ours) if section.url else None,
+        commitment=section.commitment,
+        max_associations=section.max_associations,
+    )
+
+
+def _tls(section: PeerSection, ours: TlsSection, ca: Path | None) -> Tls:
+    """The Peer's own certificate and key go together, and so do the node's."""
+    own = section.tls_certificate is not None
+    return Tls(
+        ca,
+        section.tls_certificate if own else ours.certificate,
+        section.tls_key if own else ours.key,
+        section.tls_verify_host_name,
+    )
+
+
+def _web(section: PeerSection, ours: TlsSection) -> Web:
+    def text(secret: SecretStr | None) -> str:
+        return secret.get_secret_value() if secret else ""
+
+    return Web(
+        (section.url or "").rstrip("/"),
+        section.user or "",
+        text(section.password),
+        text(section.token),
+        _tls(section, ours, section.tls_ca),
     )
 
 

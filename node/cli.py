@@ -10,12 +10,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
+from typer.exceptions import Abort, TyperException
 
 from node import __version__, show
 from node.cli_jobs import jobs_app
 from node.cli_purge import purge
 from node.cli_routes import routes_app
 from node.core.config import Config
+from node.core.disk import keep_from_others
 from node.core.errors import ConfigError, SegnodeError
 from node.core.model import Profile
 from node.core.names import AETitle
@@ -46,12 +48,26 @@ app.command()(purge)
 
 
 def main() -> NoReturn:
-    """The entry point: an error we raised on purpose is one sentence, not a traceback."""
+    """The entry point: an error we raised on purpose is one sentence, not a traceback or a box."""
     try:
-        app()
+        status = app(standalone_mode=False, prog_name="segnode")
     except SegnodeError as error:
         fail(str(error))
-    sys.exit(0)
+    except TyperException as error:
+        _end_with(error)
+    except Abort:
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_with(error: Any) -> NoReturn:
+    """Arguments that make no sense: which, why, and where the right ones stand."""
+    message = error.format_message()
+    if message:  # else it has shown its help
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "segnode"
+        print(f"segnode: {message.rstrip('.')}; see {command} --help", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -69,6 +85,7 @@ def serve(config: ConfigPath = DEFAULT_CONFIG) -> None:
     from node.app import Node
 
     settings = load(config)
+    keep_from_others()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
@@ -157,17 +174,23 @@ def send(
     peer: Annotated[str, typer.Argument(help="A peer's name in the configuration.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """C-STORE every DICOM file of a folder to a peer."""
-    from node.dicom.scu import storage as scu
+    """Send every DICOM file of a folder to a peer as it lies; exit 1 where one is not stored."""
+    from node.dicom.scu.answers import Outcome
+    from node.dicom.scu.instance import dicom_files
+    from node.dicom.scu.storage import store
+    from node.show_sent import sent_lines
 
     settings = load(config)
     require_folder(folder)
     target = _peer(settings, peer)
-    files = scu.dicom_files(folder)
+    files = dicom_files(folder)
     if not files:
         fail(f"{folder}: there are no DICOM files in it")
-    answer = scu.send(files, target, AETitle(settings.dicom.ae_title))
-    out.print(f"{len(files)} instances → {escape(str(target))}: {escape(answer)}")
+    stored = store(files, target, AETitle(settings.dicom.ae_title))
+    out.print("\n".join(escape(line) for line in sent_lines(files, stored, target)))
+    count = sum(one.outcome is Outcome.STORED for one in stored)
+    if count < len(files):
+        fail(f"{count} of {len(files)} instances were stored")
 
 
 @app.command()
@@ -175,13 +198,13 @@ def echo(
     peer: Annotated[str, typer.Argument(help="A peer's name in the configuration.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """C-ECHO a peer."""
-    from node.dicom.scu import storage as scu
+    """C-ECHO a peer; a DICOMweb one is asked a question."""
+    from node.dicom.scu.storage import echo as ask
 
     settings = load(config)
     target = _peer(settings, peer)
     began = time.monotonic()
-    scu.echo(target, AETitle(settings.dicom.ae_title))
+    ask(target, AETitle(settings.dicom.ae_title))
     out.print(f"{escape(str(target))} answers, {(time.monotonic() - began) * 1000:.0f} ms")
 
 

@@ -3,7 +3,8 @@
     record    received files get their rows and places
     close     a Series that is judged whole, or given up, is routed and becomes Jobs
     segment   a Job's Series goes through its Model: instance files in, result files out
-    deliver   a result goes to a Peer
+    refuse    a Job that has no result says so, where a Peer wants to know
+    deliver   the result objects of a Job go to a Peer
 
 Each may run twice: a process that dies in the middle of one begins it again.
 """
@@ -18,22 +19,27 @@ from pydicom import Dataset
 from node.core.errors import Fatal
 from node.core.job import Job
 from node.core.model import Engine, Model, Progress
-from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
-from node.core.uids import ResultUIDs, input_fingerprint
+from node.core.names import AETitle, JobId, SeriesInstanceUID, SOPInstanceUID
+from node.core.result import Identity, ObjectRef, Wants
+from node.core.uids import input_fingerprint
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.align import align
-from node.dicom.assemble import admit, stack
-from node.dicom.closing import Judgement
+from node.dicom.assemble import Stack, admit, stack
+from node.dicom.closing.judgement import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
-from node.dicom.results.segmentation import encode, file_bytes
-from node.dicom.results.verify import verify
+from node.dicom.results.answer import Answer
+from node.dicom.results.make import make_objects
+from node.dicom.results.refusal import encode_refusal, in_words
+from node.dicom.results.verify_document import verify_refusal
 from node.dicom.routing import Route, fit, routing_in_words
-from node.dicom.scu.storage import Peer, send
+from node.dicom.scu.answers import Stored
+from node.dicom.scu.peer import Peer
+from node.dicom.scu.storage import store
 from node.dicom.series import SourceSeries
 from node.ordering import Starts, accepted, starts
-from node.recording import Mapper, Recorded, opened, placed
+from node.recording import Commitment, Mapper, Recorded, committed, opened, placed
 from node.store.series import SeriesStore, StoredSeries
 
 
@@ -54,28 +60,24 @@ class Unwatched:
         pass
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What one Job makes. segmentation: a DICOM SEG as a Part 10 file.
-
-    predicted: labels on the grid of the volumes. label_map: the same on the slices of the source,
-    which differ where those are tilted or unevenly spaced.
-    """
-
-    volumes: tuple[Volume, ...]
-    predicted: LabelMap
-    label_map: LabelMap
-    segmentation: bytes
-
-
 def record(
-    incoming: Sequence[Path], inbox: Inbox, series: SeriesStore, now: float, read: Mapper = map
+    incoming: Sequence[Path],
+    inbox: Inbox,
+    series: SeriesStore,
+    now: float,
+    read: Mapper = map,
+    commitment: Commitment | None = None,
 ) -> Sequence[Recorded]:
-    """Files in incoming/ get their rows in one transaction, and their places after it."""
+    """Files in incoming/ get their rows in one transaction, and their places after it.
+
+    What is said of Storage Commitment is passed on in between.
+    """
     read_again = opened(incoming, inbox, read)
     rows = [one.row for one in read_again if one.row is not None]
     ends = [one.end for one in read_again if one.end is not None]
     held = iter(series.add_all(rows, ends, now))
+    if commitment is not None:
+        read_again = committed(read_again, commitment, now)
     return [placed(one, next(held) if one.row is not None else None, inbox) for one in read_again]
 
 
@@ -118,64 +120,108 @@ def segment(
     outbox: Outbox,
     models: Mapping[str, Model],
     engine: Engine,
+    wants: Sequence[Wants],
     watch: Watch,
-    predecessor: Job | None = None,
-) -> None:
+    predecessors: Sequence[ObjectRef] = (),
+) -> list[ObjectRef]:
     """The closed Series of one Job through its Model: instance files in, result files out.
 
-    predecessor: the Job whose result a Peer may have, and which this one takes the place of.
+    wants: what its Peers get. predecessors: the objects of an earlier Job that a Peer may have, and
+    which these take the place of. Returns the objects that were made.
     """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
-    result = make_result(
-        series,
-        models[job.model],
-        engine,
-        job.result_uids,
-        job.created_at,
-        watch,
-        predecessor=predecessor.result_uids.sop_instance_uid if predecessor else None,
-        verdict=job.verdict,
+    model = models[job.model]
+    labelled = label(series, model, engine, watch)
+    answer = answer_of(
+        labelled, series[0], model, job.identity, job.created_at, predecessors, job.verdict
     )
-    watch.enter("write")
-    outbox.write(job, result.segmentation)
+    made = []
+    for one in make_objects(answer, wants, watch.enter):
+        watch.enter("write")
+        outbox.write(job.id, one)
+        made.append(one.ref)
+    return made
 
 
-def make_result(
-    series: Sequence[SourceSeries],
-    model: Model,
-    engine: Engine,
-    uids: ResultUIDs,
-    created_at: float,
-    watch: Watch,
-    predecessor: SOPInstanceUID | None = None,
-    verdict: Verdict | None = None,
-) -> Result:
-    """Series (one per channel) in, a verified Segmentation out. Raises SeriesRejected.
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What the Model makes of Series. volume: of the first channel, whose grid the labels have."""
 
-    predecessor: the result that this one takes the place of. verdict: of the least sure Series.
-    """
+    stack: Stack
+    volume: Volume
+    predicted: LabelMap
+
+
+def label(series: Sequence[SourceSeries], model: Model, engine: Engine, watch: Watch) -> Labelled:
+    """Series (one per channel) in, labels on the grid of the first out. Raises SeriesRejected."""
     watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
     stacks = [stack(one, model.accepts) for one in series]
     volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
-    predicted = engine.segment(volumes, model, watch.tell)
-    label_map, planes = stacks[0].labels_on_planes(predicted), stacks[0].planes
-    watch.enter("encode")
-    segmentation = file_bytes(
-        encode(label_map, model, series[0], uids, created_at, planes, predecessor, verdict=verdict)
+    return Labelled(stacks[0], volumes[0], engine.segment(volumes, model, watch.tell))
+
+
+def answer_of(
+    labelled: Labelled,
+    source: SourceSeries,
+    model: Model,
+    identity: Identity,
+    created_at: float,
+    predecessors: Sequence[ObjectRef] = (),
+    verdict: Verdict | None = None,
+) -> Answer:
+    """The labels on the slices they belong to, with all that result objects are made from.
+
+    verdict: of the least sure Series.
+    """
+    return Answer(
+        label_map=labelled.stack.labels_on_planes(labelled.predicted),
+        predicted=labelled.predicted,
+        volume=labelled.volume,
+        model=model,
+        source=source,
+        planes=labelled.stack.planes,
+        identity=identity,
+        created_at=created_at,
+        predecessors=tuple(predecessors),
+        verdict=verdict,
     )
-    watch.enter("verify")
-    verify(segmentation, label_map, model, series[0], planes)
-    return Result(volumes, predicted, label_map, segmentation)
 
 
-def deliver(job: Job, outbox: Outbox, peer: Peer, calling_ae_title: AETitle) -> str:
-    """The result of a Job to one Peer; returns its answer. Raises Temporary, Fatal."""
-    return send(outbox.files(job), peer, calling_ae_title)
+def refuse(
+    job: Job, inbox: Inbox, series: SeriesStore, outbox: Outbox, model: Model
+) -> list[ObjectRef]:
+    """A Job that has no result says so in a document; what its first Series was, and why.
+
+    Raises Fatal where the Series does not say whose it is, OSError where its files are gone.
+    """
+    uid = job.series_instance_uids[0]
+    source = inbox.header(uid)
+    instances = [
+        (str(one.sop_class_uid), str(one.sop_instance_uid)) for one in series.instances(uid)
+    ]
+    reason = job.reason or ""
+    report = encode_refusal(
+        source, job.route, model.title, model, reason, job.identity, job.updated_at, instances
+    )
+    verify_refusal(report, source, in_words(reason), instances)
+    outbox.write(job.id, report)
+    return [report.ref]
+
+
+def deliver(
+    job_id: JobId,
+    uids: Sequence[SOPInstanceUID],
+    outbox: Outbox,
+    peer: Peer,
+    calling_ae_title: AETitle,
+) -> list[Stored]:
+    """Result objects of a Job to one Peer; what it answered to each. Raises Fatal."""
+    return store(outbox.files(job_id, uids), peer, calling_ae_title)
 
 
 def _header(inbox: Inbox, uid: SeriesInstanceUID) -> Dataset | None:

@@ -14,9 +14,11 @@ from node import pipeline
 from node.core.errors import Fatal, SegnodeError
 from node.core.model import Engine, Model
 from node.core.names import SeriesInstanceUID
-from node.core.uids import input_fingerprint, result_uids
+from node.core.result import Identity, Wants
+from node.core.uids import input_fingerprint
 from node.core.volume import LabelMap
 from node.dicom.inbox import read_files
+from node.dicom.results.make import make_objects
 
 Found = tuple[SeriesInstanceUID, Sequence[Path]]  # a Series and its files
 
@@ -100,16 +102,20 @@ def _predict(
 ) -> tuple[list[Path], list[tuple[str, float]]]:
     sources = [read_files(uid, paths) for uid, paths in channels]
     fingerprint = input_fingerprint(source.sha256_by_sop for source in sources)
-    uids = result_uids(fingerprint, model.fingerprint)
     dated = complete_since([path for _, paths in channels for path in paths])
-    result = pipeline.make_result(sources, model, engine, uids, dated, pipeline.Unwatched())
+    unwatched = pipeline.Unwatched()
+    labelled = pipeline.label(sources, model, engine, unwatched)
+    identity = Identity(fingerprint, model.fingerprint)
+    answer = pipeline.answer_of(labelled, sources[0], model, identity, dated)
     name = _file_name(*channels[0])
-    files = [out / f"{name}.seg.dcm"]
-    files[0].write_bytes(result.segmentation)
+    files = []
+    for one in make_objects(answer, [Wants()], unwatched.enter):
+        files.append(out / f"{name}.{one.ref.kind.lower()}.dcm")
+        files[-1].write_bytes(one.content)
     if nifti:
         files.append(out / f"{name}.nii.gz")
-        write_nifti(result.predicted, files[1])
-    volumes = [(s.label, result.label_map.volume_ml(s.number)) for s in model.segments]
+        write_nifti(answer.predicted, files[-1])
+    volumes = [(s.label, answer.label_map.volume_ml(s.number)) for s in model.segments]
     return files, volumes
 
 

@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -22,7 +22,13 @@ from pydicom.filebase import DicomBytesIO
 REPOSITORY = Path(__file__).parent.parent
 DEMO_MODEL = REPOSITORY / "config" / "models" / "hippocampus"
 DEMO_SERIES = REPOSITORY / "config" / "demo" / "series"
-PACKAGE_OF = {"Orthanc": "orthanc", "storescu": "dcmtk", "dcmsend": "dcmtk", "dcm2niix": "dcm2niix"}
+DICOMWEB_PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+PACKAGE_OF = {
+    "Orthanc": "orthanc",
+    DICOMWEB_PLUGIN: "orthanc-dicomweb",
+    "storescu": "dcmtk",
+    "dcmsend": "dcmtk",
+}
 START_SECONDS = 120.0
 
 T = TypeVar("T")
@@ -32,9 +38,18 @@ def tool(name: str) -> str:
     """Path of a program of the distribution; skips, or fails with REQUIRE_PEERS=1."""
     # /usr/bin first: a virtual environment has pynetdicom's programs of the same names.
     found = shutil.which(name, path=f"/usr/bin:/usr/sbin:{os.environ['PATH']}")
-    if found:
-        return found
-    sentence = f"{name} is missing: apt-get install {PACKAGE_OF.get(name, name)}"
+    return found or missing(f"{name} is missing: apt-get install {PACKAGE_OF.get(name, name)}")
+
+
+def installed(path: str) -> str:
+    """A file of the distribution that is no program; skips or fails as `tool` does."""
+    if Path(path).exists():
+        return path
+    return missing(f"{path} is missing: apt-get install {PACKAGE_OF[path]}")
+
+
+def missing(sentence: str) -> NoReturn:
+    """Skips for want of something that is not ours, or fails with REQUIRE_PEERS=1."""
     if os.environ.get("REQUIRE_PEERS") == "1":
         pytest.fail(sentence)
     pytest.skip(sentence)
@@ -58,12 +73,15 @@ def eventually(look: Callable[[], T | None], seconds: float, what: str, every: f
 
 
 class Orthanc:
-    """A PACS in a folder of its own, on free ports."""
+    """A PACS in a folder of its own, on free ports; dicomweb: its HTTP has /dicom-web/, too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, dicomweb: bool = False, modalities: Mapping[str, Any] | None = None
+    ) -> None:
         self._program = tool("Orthanc")
-        self._folder = folder
-        self.dicom_port, self._http_port = free_port(), free_port()
+        self._plugins = [installed(DICOMWEB_PLUGIN)] if dicomweb else []
+        self._folder, self._modalities = folder, modalities or {}
+        self.dicom_port, self.http_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -76,10 +94,11 @@ class Orthanc:
             "DicomPort": self.dicom_port,
             "DicomCheckCalledAet": True,
             "DicomAlwaysAllowFind": True,
-            "HttpPort": self._http_port,
+            "HttpPort": self.http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
-            "Plugins": [],
+            "Plugins": self._plugins,
+            "DicomModalities": self._modalities,  # whom it knows, and so may ask and tell
         }
         path = self._folder / "orthanc.json"
         path.write_text(json.dumps(settings))
@@ -102,6 +121,12 @@ class Orthanc:
                 self._process.wait(10)
             self._process = None
 
+    def store(self, file: bytes) -> None:
+        """One Part 10 file, whatever its SOP Class, without an Association."""
+        asked = urllib.request.Request(self._url("/instances"), data=file, method="POST")
+        with urllib.request.urlopen(asked, timeout=30):
+            pass
+
     def segmentations(self) -> list[Dataset]:
         """Every SEG it holds, read with pydicom alone."""
         found: list[Dataset] = []
@@ -114,6 +139,10 @@ class Orthanc:
                 found.append(read)
         return found
 
+    def results(self) -> list[dict[str, str]]:
+        """The main tags of every Instance it holds."""
+        return [one["MainDicomTags"] for one in self._get("/instances?expand")]
+
     def instance_count(self) -> int:
         return int(self._get("/statistics")["CountInstances"])
 
@@ -125,7 +154,7 @@ class Orthanc:
         return True
 
     def _url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._http_port}{path}"
+        return f"http://127.0.0.1:{self.http_port}{path}"
 
     def _get_bytes(self, path: str) -> bytes:
         with urllib.request.urlopen(self._url(path), timeout=10) as answer:

@@ -5,8 +5,9 @@ Every setting stands in config/node.toml with its default and a comment; a test 
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -14,7 +15,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,14 +25,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from node.core.conditions import Wanted, wanted_from
 from node.core.errors import ConfigError
 from node.core.model import Profile
+from node.core.result import Compression
 from node.core.suggest import did_you_mean
 from node.core.verdict import Verdict
 from node.core.volume import NATIVE, parse_orientation
+from node.core.wants import PROFILES, wants_of
 
 ENV_PREFIX = "NODE_"
 ENV_DELIMITER = "__"
+_HIDDEN = ("password", "token", "url")  # never repeated: secrets, and where some write them
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+ListeningPort = Annotated[int, Field(ge=0, le=65535)]  # 0: none
 # PS3.5 6.2, AE: at most 16 characters, no backslash, no control characters, not only spaces.
 AETitleText = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
@@ -40,10 +47,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
+
 class NodeSection(Section):
     data_dir: Path = Path("var")
     min_free_mb: int = Field(500, ge=0)
     low_free_mb: int = Field(5000, ge=0)
+    max_aside_mb: int = Field(1000, ge=0)
 
 
 class DatabaseSection(Section):
@@ -57,11 +68,38 @@ class AcceptSection(Section):
     other: bool = True
 
 
+class TlsSection(Section):
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    require_client_certificate: bool | None = None  # where there is a ca
+    port: ListeningPort = 2762  # dicom-tls
+
+    @model_validator(mode="after")
+    def _pair(self) -> "TlsSection":
+        if self.key and not self.certificate:
+            raise ValueError("key needs its certificate beside it")
+        if self.require_client_certificate and not self.ca:
+            raise ValueError("require_client_certificate needs the ca that signs those of peers")
+        return self
+
+    @property
+    def listens(self) -> bool:
+        """Whether Peers may come by TLS."""
+        return self.certificate is not None and self.port != 0
+
+    @property
+    def clients_ca(self) -> Path | None:
+        """Who signs the certificates that Peers have to show; None: they show none."""
+        return None if self.require_client_certificate is False else self.ca
+
+
 class DicomSection(Section):
     ae_title: AETitleText = "SEGNODE"
     host: str = "127.0.0.1"
-    port: Port = 11112
+    port: ListeningPort = 11112
     accept_from: tuple[str, ...] | None = None  # every peer that is named
+    check_called_ae_title: bool = False
     max_associations: int = Field(25, ge=1, le=500)
     max_associations_per_peer: int = Field(10, ge=1)
     max_instance_mb: int = Field(4000, ge=1)
@@ -69,15 +107,89 @@ class DicomSection(Section):
     associate_seconds: float = Field(10.0, gt=0)
     max_pdu_kib: int = Field(128, ge=4, le=1024)
     accept: AcceptSection = AcceptSection()
+    tls: TlsSection = TlsSection()
+
+    @model_validator(mode="after")
+    def _listens(self) -> "DicomSection":
+        if self.port == 0 and not self.tls.listens:
+            raise ValueError("port = 0 leaves TLS alone, which needs tls.certificate and tls.port")
+        if self.tls.listens and self.tls.port == self.port:
+            raise ValueError(f"port and tls.port are both {self.port}; TLS needs one of its own")
+        return self
+
+
+# From the environment a password of digits comes as a number.
+Secret = Annotated[SecretStr, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
+
+
+class ResultsSection(Section):
+    """What a Peer gets, where that differs from its profile; None: as the profile has it."""
+
+    segmentation: Literal["binary", "labelmap", "fractional", "none"] | None = None
+    empty_frames: bool | None = None
+    max_frames: int | None = Field(None, ge=0)
+    compression: Compression | None = None
+    report: bool | None = None
+    structure_set: bool | None = None
+    capture: bool | None = None
+    refusal_report: bool | None = None
+    rejection_note: bool | None = None
 
 
 class PeerSection(Section):
-    ae_title: AETitleText
-    host: str
-    port: Port
+    ae_title: AETitleText | None = None
+    host: str | None = None
+    port: Port | None = None
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
+    queries_per_second: float = Field(20.0, gt=0)
     may_store: bool = True
+    commitment: bool = False
+    max_associations: int = Field(1, ge=1, le=50)
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_verify_host_name: bool = True
+    # No user information, query or fragment: what stands in a URL is logged.
+    url: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")
+    user: str | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+    profile: str = "default"
+    results: ResultsSection = ResultsSection()
+
+    @field_validator("profile")
+    @classmethod
+    def _known(cls, profile: str) -> str:
+        if profile not in PROFILES:
+            raise ValueError(
+                f'there is no profile "{profile}"{did_you_mean(profile, list(PROFILES))}; '
+                f"known are {', '.join(PROFILES)}"
+            )
+        return profile
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PeerSection":
+        wants_of(self.profile, self.results.model_dump())
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "PeerSection":
+        address = (self.ae_title, self.host, self.port)
+        if not all(address) and (any(address) or not self.url):
+            raise ValueError("needs ae_title, host and port, or a url (DICOMweb)")
+        if not all(address) and (self.tls or self.commitment or self.query):
+            raise ValueError("tls, commitment and query need ae_title, host and port")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together")
+        if self.user is not None and self.token is not None:
+            raise ValueError("has both a user and a token; which of them?")
+        if not self.url and (self.user is not None or self.token is not None):
+            raise ValueError("user, password and token are for a url")
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("tls_key needs its tls_certificate beside it")
+        return self
 
 
 class ClosingSection(Section):
@@ -103,6 +215,7 @@ class InferenceSection(Section):
 class DeliverySection(Section):
     retry_first_seconds: float = Field(5.0, gt=0)
     retry_max_seconds: float = Field(3600.0, gt=0)
+    confirm_seconds: float = Field(60.0, gt=0)
 
 
 class RetentionSection(Section):
@@ -206,6 +319,8 @@ class Config(BaseSettings):
         for peer in self.dicom.accept_from or ():
             if peer != "*":
                 _require_known("dicom.accept_from", peer, self.peers)
+                if self.peers[peer].ae_title is None:
+                    raise ValueError(f'dicom.accept_from: "{peer}" has no ae_title to know it by')
         return self
 
 
@@ -244,7 +359,25 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         name: model.model_copy(update={"path": folder / model.path})
         for name, model in config.models.items()
     }
-    return config.model_copy(update={"node": node, "models": models})
+    tls = _absolute(config.dicom.tls, folder, ("certificate", "key", "ca"))
+    return config.model_copy(
+        update={
+            "node": node,
+            "models": models,
+            "dicom": config.dicom.model_copy(update={"tls": tls}),
+            "peers": {
+                name: _absolute(peer, folder, ("tls_ca", "tls_certificate", "tls_key"))
+                for name, peer in config.peers.items()
+            },
+        }
+    )
+
+
+def _absolute(section: SectionT, folder: Path, keys: Sequence[str]) -> SectionT:
+    paths = {key: getattr(section, key) for key in keys}
+    return section.model_copy(
+        update={key: folder / path for key, path in paths.items() if path is not None}
+    )
 
 
 def _require_known(where: str, name: str, known: dict[str, Any]) -> None:
@@ -277,8 +410,8 @@ def _sentence(error: Any, tree: type[BaseModel]) -> str:
     if not key:
         return str(message)
     found = error["input"]
-    ours = error["type"] == "value_error"  # says itself what it found
-    shown = f", not {found!r}" if isinstance(found, str | int | float) and not ours else ""
+    hidden = error["type"] == "value_error" or location[-1] in _HIDDEN  # the former says it itself
+    shown = f", not {found!r}" if isinstance(found, str | int | float) and not hidden else ""
     return f'"{key}": {message[0].lower()}{message[1:]}{shown}'
 
 

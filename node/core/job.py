@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from node.core.errors import StaleState
 from node.core.names import JobId, SeriesInstanceUID
+from node.core.result import Identity
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
 
@@ -77,6 +78,7 @@ class Job:
     Times are seconds since the epoch, UTC. `not_before` is when the next attempt may start.
     `stage` is progress for the eye, never a state. `timings` are seconds by stage. Of two that are
     due the one of higher `priority` goes first. `verdict`: the least sure one of its Series.
+    `recipients`: the Peers that its Routes name, by name.
     """
 
     id: JobId
@@ -98,28 +100,13 @@ class Job:
     priority: int = 0
     verdict: Verdict | None = None
     purged_at: float | None = None
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One result to one Peer. Open until `done_at` or `failed_at` is set; times as in Job.
-
-    tried_at: of the last attempt; from then on the Peer may have the result.
-    """
-
-    id: int
-    job_id: JobId
-    peer: str
-    attempts: int
-    not_before: float
-    answer: str | None = None
-    tried_at: float | None = None
-    done_at: float | None = None
-    failed_at: float | None = None
+    refusal_at: float | None = None  # since then it is settled whether Peers are told of a refusal
+    recipients: tuple[str, ...] = ()
 
     @property
-    def is_open(self) -> bool:
-        return self.done_at is None and self.failed_at is None
+    def identity(self) -> Identity:
+        """What the UIDs of all its result objects are derived from."""
+        return Identity(self.input_fingerprint, self.model_fingerprint)
 
 
 @dataclass(frozen=True)

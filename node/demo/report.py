@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from node.core.job import Delivery, Job, JobState
+from node.core.delivery import Delivery
+from node.core.job import Job, JobState
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.volume import LabelMap, Volume
@@ -16,8 +17,8 @@ from node.demo.processes import eventually
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.overlay import overlay
-from node.dicom.results.verify import frames, segment_volumes_ml
-from node.dicom.scu import storage as scu
+from node.dicom.results.decoded import frames, segment_volumes_ml
+from node.dicom.scu.instance import dicom_files
 from node.inference.model import load_model
 from node.store import database
 from node.store.jobs import JobStore
@@ -101,7 +102,7 @@ def _stores(data_dir: Path) -> Iterator[tuple[JobStore, SeriesStore]]:
 
 def _draw(folder: Path, result: Returned) -> Path:
     model = load_model("hippocampus", MODEL)
-    source = read_files(SeriesInstanceUID(""), scu.dicom_files(SERIES))
+    source = read_files(SeriesInstanceUID(""), dicom_files(SERIES))
     volume = assemble(source, model.accepts)
     path = folder / "overlay.png"
     overlay(volume, _label_map(result.segmentation, volume, model), model.segments).save(path)
@@ -116,5 +117,6 @@ def _label_map(segmentation: Dataset, volume: Volume, model: Model) -> LabelMap:
     to_index = np.linalg.inv(volume.affine)
     for frame in frames(segmentation):
         index = round(float((to_index @ [*frame.position, 1.0])[0]))
+        assert frame.segment_number is not None  # of a BINARY one
         array[index][frame.mask] = numbers[labels[frame.segment_number - 1]]
     return LabelMap(array, volume.affine, volume.frame_of_reference_uid)

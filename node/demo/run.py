@@ -15,7 +15,9 @@ from node.core.names import AETitle
 from node.demo.processes import PACS, Started, eventually, free_port, start, wait_for_log
 from node.demo.report import MODEL, SERIES, Returned, is_expected, rows
 from node.dicom.inbox import Inbox
-from node.dicom.scu import storage as scu
+from node.dicom.scu.instance import dicom_files
+from node.dicom.scu.peer import Peer
+from node.dicom.scu.storage import send
 
 NODE = AETitle("SEGNODE")
 QUIET_SECONDS = 2.0
@@ -81,7 +83,7 @@ format = "json"
 
 
 def _send_and_wait(folder: Path, node_port: int, alive: list[Started]) -> Returned:
-    scu.send(scu.dicom_files(SERIES), scu.Peer("node", NODE, "127.0.0.1", node_port), PACS)
+    send(dicom_files(SERIES), Peer("node", NODE, "127.0.0.1", node_port), PACS)
     sent_at = time.monotonic()
     kept = Inbox(folder / "pacs")
     what = "the SEG at the PACS"

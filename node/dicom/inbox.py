@@ -1,11 +1,13 @@
 """Instances on disk: written beside, fsynced, renamed, folder fsynced; only then acknowledged.
 
 incoming/    received and safe, not yet in the database; *.part are halves of a crash
-             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended
+             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended,
+             TIME-ASSOCIATION-NUMBER.asked and .commit: see core/commitment.py
 instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,16 +21,20 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.commitment import Asked, Report
+from node.core.disk import fsync_folder
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
 from node.dicom.header import InstanceHeader, Undecodable, identity
 from node.dicom.planes import Plane, planes_of
 from node.dicom.series import SourceSeries
 
+_ARRIVED = (".dcm", ".end", ".asked", ".commit")
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
 _NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)-\d+\.dcm")
+_END_NAME = re.compile(r"\d{20}-(?P<association>[0-9a-z]*\.[0-9a-z.]*)\.end")
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ class Inbox:
         return (path for path in self.arrived() if path.suffix == ".dcm")
 
     def arrived(self) -> list[Path]:
-        """Instances and ends of Associations that are not yet recorded, the earliest first."""
+        """What is safe and not yet recorded, the earliest first."""
         with os.scandir(self._incoming) as entries:
-            names = sorted(one.name for one in entries if one.name.endswith((".dcm", ".end")))
+            names = sorted(one.name for one in entries if one.name.endswith(_ARRIVED))
         return [self._incoming / name for name in names]
 
     def open_incoming(self, path: Path) -> IncomingInstance:
@@ -130,8 +136,18 @@ class Inbox:
             parts=_parts(parsed),
         )
 
+    def described(self, path: str) -> tuple[tuple[Plane, ...], int | None, int | None]:
+        """Planes, InstanceNumber and parts of a recorded Instance. Raises Undecodable, OSError."""
+        with (self._data_dir / path).open("rb") as file:
+            parsed, _, _ = _parsed(file)
+        return planes_of(parsed), _whole(parsed, "InstanceNumber"), _parts(parsed)
+
     def open_end(self, path: Path) -> IncomingEnd:
-        """Reads one `.end` of `arrived`. Raises Undecodable, OSError."""
+        """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
+
+        It is not fsynced: it would cost as much as an Instance, and a release that a power cut
+        takes back is an Association that was lost, which proves less and never too much.
+        """
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             association, receiver = told.get("association"), told.get("receiver")
@@ -140,7 +156,23 @@ class Inbox:
                 raise ValueError("it names neither an association nor a receiver")
             return IncomingEnd(path, str(told["ending"])[:16], ended_at, association, receiver)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if found := _END_NAME.fullmatch(path.name):
+                return IncomingEnd(path, "lost", path.stat().st_mtime, found["association"])
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
+
+    def open_asked(self, path: Path) -> Asked:
+        """Reads one `.asked` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Asked.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what was asked: {error!r}") from error
+
+    def open_report(self, path: Path) -> Report:
+        """Reads one `.commit` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Report.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what is committed to: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:
         """Where an Instance lies once it is recorded, relative to the data folder."""
@@ -155,9 +187,16 @@ class Inbox:
         target.parent.mkdir(exist_ok=True)
         incoming.rename(target)
 
-    def move_aside(self, incoming: Path, reason: str) -> None:
-        """Takes a file out of incoming/ that will never be recorded."""
+    def move_aside(self, incoming: Path, reason: str, twin: str | None = None) -> None:
+        """Takes a file out of incoming/ that will never be recorded; may run again after a crash.
+
+        twin: the name in aside/ of a file with the same data set and reason, if there is one. Then
+        this is one more name of that: what is sent again for ever takes no more room.
+        """
         target = self._aside / incoming.name
+        if twin is not None and twin != incoming.name and _linked(self._aside / twin, target):
+            incoming.unlink()
+            return
         target.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
         incoming.rename(target)
 
@@ -183,6 +222,18 @@ class Inbox:
 
     def _files(self, uid: SeriesInstanceUID) -> list[Path]:
         return sorted(self.folder(uid).glob("i*.dcm"))
+
+
+def _linked(twin: Path, target: Path) -> bool:
+    """Gives a file and its reason second names; False where it is gone, or the disk cannot."""
+    try:
+        for suffix in (".txt", twin.suffix):
+            with contextlib.suppress(FileExistsError):  # before a crash
+                target.with_suffix(suffix).hardlink_to(twin.with_suffix(suffix))
+    except OSError:
+        target.with_suffix(".txt").unlink(missing_ok=True)  # or writing it would write the twin's
+        return False
+    return True
 
 
 def association_of(path: Path) -> str | None:
@@ -237,7 +288,7 @@ def read_files(uid: SeriesInstanceUID, paths: Iterable[Path]) -> SourceSeries:
 def make_folder_durably(folder: Path) -> None:
     """Makes a folder whose own name survives a power cut; what is in it would go with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
 def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
@@ -253,15 +304,7 @@ def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(path.parent)
 
 
 def data_set_offset(raw: bytes) -> int:

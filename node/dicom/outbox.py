@@ -1,11 +1,12 @@
 """Result files: written beside, fsynced, renamed, so that a result is whole or not there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from node.core.errors import Fatal
-from node.core.job import Job
-from node.core.names import JobId
+from node.core.names import JobId, SOPInstanceUID
 from node.dicom.inbox import make_folder_durably, write_durably
+from node.dicom.results.answer import ResultObject
 
 
 class Outbox:
@@ -15,25 +16,23 @@ class Outbox:
         self._results = data_dir / "results"
         make_folder_durably(self._results)
 
-    def write(self, job: Job, segmentation: bytes) -> Path:
-        """Keeps the result of a Job, in the place of one that an earlier attempt left."""
-        path = self._path(job)
+    def write(self, job_id: JobId, result: ResultObject) -> Path:
+        """Keeps an object of a Job, in the place of one that an earlier attempt left."""
+        path = self._path(job_id, result.ref.sop_instance_uid)
         make_folder_durably(path.parent)
         path.with_suffix(".part").unlink(missing_ok=True)
-        write_durably(path, segmentation)
+        write_durably(path, *result.pieces)
         return path
 
-    def files(self, job: Job) -> list[Path]:
-        """What is to be delivered for a Job. Raises Fatal where it is gone."""
-        path = self._path(job)
-        if not path.exists():
-            raise Fatal(
-                f"the result {path} is gone; run the Job again: segnode jobs rerun {job.id}"
-            )
-        return [path]
+    def files(self, job_id: JobId, uids: Sequence[SOPInstanceUID]) -> list[Path]:
+        """The files of these objects of a Job. Raises Fatal where one is gone."""
+        paths = [self._path(job_id, uid) for uid in uids]
+        for path in paths:
+            if not path.exists():
+                raise Fatal(
+                    f"the result {path} is gone; run the Job again: segnode jobs rerun {job_id}"
+                )
+        return paths
 
-    def _path(self, job: Job) -> Path:
-        return self._folder(job.id) / f"{job.result_uids.sop_instance_uid}.dcm"
-
-    def _folder(self, job_id: JobId) -> Path:
-        return self._results / str(job_id)
+    def _path(self, job_id: JobId, uid: SOPInstanceUID) -> Path:
+        return self._results / str(job_id) / f"{uid}.dcm"

@@ -1,83 +1,165 @@
 """The lanes that take results to their Peers."""
 
 import random
+import threading
 import time
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 
 from node import pipeline
+from node.core.delivery import Delivery
 from node.core.errors import Fatal, Temporary
-from node.core.job import Delivery, Job, backoff_seconds
-from node.core.names import AETitle
+from node.core.job import Job, backoff_seconds
+from node.core.names import AETitle, JobId, SOPInstanceUID
 from node.dicom.outbox import Outbox
-from node.dicom.scu.storage import Peer
+from node.dicom.scu.answers import Outcome, Stored
+from node.dicom.scu.peer import Peer
+from node.lanes.confirm import Confirming
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
-from node.store.deliveries import DeliveryStore
+from node.store.deliveries import DeliveryStore, Taken
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Pauses:
+    """Between attempts: doubling from the first to the longest, s, without end."""
+
+    first_seconds: float
+    longest_seconds: float
+
+    def after(self, attempts: int) -> float:
+        """At random, a little, or what failed together would come again together."""
+        return backoff_seconds(attempts, self.first_seconds, self.longest_seconds, random.random())
+
+
+class InHand:
+    """The Jobs whose objects are on their way to one Peer: no other lane takes these."""
+
+    def __init__(self) -> None:
+        self._ids: set[JobId] = set()
+        self._taking = threading.Lock()
+
+    @contextmanager
+    def take(self, deliveries: DeliveryStore, peer: str) -> Iterator[tuple[Taken | None, bool]]:
+        """What is due to the Peer and in no other lane's hand; whether it is to be sent.
+
+        What was stored and is not confirmed yet comes after what is to be sent.
+        """
+        with self._taking:
+            now = time.time()
+            taken = deliveries.take(peer, now, self._ids)
+            is_new = taken is not None
+            taken = taken or deliveries.take_unconfirmed(peer, now, self._ids)
+            if taken is not None:
+                self._ids.add(taken[0].id)
+        try:
+            yield taken, is_new
+        finally:
+            if taken is not None:
+                with self._taking:
+                    self._ids.remove(taken[0].id)
+
+
 class DeliverLane(Lane):
-    """SEGMENTED → DELIVERED, for one Peer."""
+    """SEGMENTED → DELIVERED, for one Peer; as many of them as it takes Associations at once."""
 
     def __init__(
         self,
+        number: int,
+        in_hand: InHand,
         deliveries: DeliveryStore,
         outbox: Outbox,
         peer: Peer,
         calling_ae_title: AETitle,
-        retry_first_seconds: float,
-        retry_max_seconds: float,
+        pauses: Pauses,
+        confirming: Confirming | None,
     ) -> None:
-        super().__init__(f"deliver {peer.name}")
-        self._deliveries, self._outbox = deliveries, outbox
+        """confirming: how the Peer confirms what it stored; None where it is not asked."""
+        super().__init__(f"deliver {peer.name} {number}")
+        self._in_hand, self._deliveries, self._outbox = in_hand, deliveries, outbox
         self._peer, self._calling_ae_title = peer, calling_ae_title
-        self._retry_first_seconds = retry_first_seconds
-        self._retry_max_seconds = retry_max_seconds
+        self._pauses, self._confirming = pauses, confirming
 
     def step(self) -> float:
-        taken = self._deliveries.take(self._peer.name, time.time())
-        if taken is None:
-            return IDLE_SECONDS
-        self._run(*taken)
+        with self._in_hand.take(self._deliveries, self._peer.name) as (taken, is_new):
+            if taken is None:
+                return IDLE_SECONDS
+            if is_new:
+                self._send(*taken)
+            elif self._confirming is not None:
+                self._say(taken[0], self._confirming.look(*taken))
+            else:  # the Peer was asked to confirm by a configuration of before
+                words = "not confirmed: the Peer is not asked any more"
+                self._say(taken[0], self._each(taken[1], words))
         return AT_ONCE
 
-    def _run(self, job: Job, delivery: Delivery) -> None:
+    def _each(self, deliveries: Sequence[Delivery], words: str) -> list[Job | None]:
+        return [self._deliveries.unconfirmable(one, words, time.time()) for one in deliveries]
+
+    def _send(self, job: Job, deliveries: Sequence[Delivery]) -> None:
+        uids = [one.sop_instance_uid for one in deliveries]
         try:
-            answer = pipeline.deliver(job, self._outbox, self._peer, self._calling_ae_title)
+            answers = pipeline.deliver(
+                job.id, uids, self._outbox, self._peer, self._calling_ae_title
+            )
         except Temporary as error:
-            self._retry(delivery, str(error))
+            answers = _all(uids, Outcome.TEMPORARY, str(error))
         except Fatal as error:
-            self._settled(job, self._deliveries.failed(delivery, str(error), time.time()))
+            answers = _all(uids, Outcome.PERMANENT, str(error))
         except Exception as error:
             reason = "".join(traceback.format_exception(error))
-            self._settled(job, self._deliveries.failed(delivery, reason, time.time()))
-        else:
-            self._settled(job, self._deliveries.delivered(delivery, answer, time.time()))
+            answers = _all(uids, Outcome.PERMANENT, reason)
+        self._record(job, list(zip(deliveries, answers, strict=True)))
 
-    def _retry(self, delivery: Delivery, answer: str) -> None:
+    def _record(self, job: Job, answers: Sequence[tuple[Delivery, Stored]]) -> None:
+        """What the Peer answered to each object; asks it to confirm what it stored."""
+        now, confirming = time.time(), self._confirming
+        transaction = confirming.begin([one for one, _ in answers], now) if confirming else ""
+        owed = 0
+        for one, answer in answers:
+            if answer.outcome is Outcome.TEMPORARY:
+                self._retry(one, answer.answer)
+            elif answer.outcome is Outcome.PERMANENT:
+                self._say(job, [self._deliveries.failed(one, answer.answer, now)])
+            elif confirming is not None:
+                confirming.owed(one, answer.answer, transaction, now)
+                owed += 1
+            else:
+                self._say(job, [self._deliveries.delivered(one, answer.answer, now)])
+        if owed and confirming is not None:
+            self._say(job, confirming.ask(job, transaction))
+
+    def _retry(self, one: Delivery, answer: str) -> None:
         if self._stopping.is_set():
-            self._deliveries.give_back(delivery)
+            self._deliveries.give_back(one)
             return
-        wait = backoff_seconds(
-            delivery.attempts, self._retry_first_seconds, self._retry_max_seconds, random.random()
-        )
-        self._deliveries.retry(delivery, time.time() + wait, answer, time.time())
+        wait = self._pauses.after(one.attempts)
+        self._deliveries.retry(one, time.time() + wait, answer, time.time())
         log.warning(
             "delivery will be tried again",
-            job=delivery.job_id,
-            peer=delivery.peer,
+            job=one.job_id,
+            object=one.kind.value,
+            peer=one.peer,
             answer=answer,
             in_seconds=round(wait, 1),
         )
 
-    def _settled(self, job: Job, finished: Job | None) -> None:
+    def _say(self, job: Job, finished: Sequence[Job | None]) -> None:
         log.info("delivery settled", job=job.id, peer=self._peer.name)
-        if finished is not None:
-            log.info(
-                f"job {finished.state}",
-                job=job.id,
-                series_instance_uid=job.series_instance_uids[0],
-                reason=finished.reason,
-            )
+        for one in finished:
+            if one is not None:
+                log.info(
+                    f"job {one.state}",
+                    job=one.id,
+                    series_instance_uid=one.series_instance_uids[0],
+                    reason=one.reason,
+                )
+
+
+def _all(uids: Sequence[SOPInstanceUID], outcome: Outcome, answer: str) -> list[Stored]:
+    return [Stored(uid, outcome, answer) for uid in uids]

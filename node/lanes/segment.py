@@ -11,7 +11,9 @@ from node import pipeline
 from node.core.errors import Fatal, SeriesRejected, StaleState, Temporary
 from node.core.job import Job, JobEvent, JobState, backoff_seconds
 from node.core.model import Engine, Model
+from node.core.result import ObjectRef, ResultKind, Wants
 from node.core.uids import result_uids
+from node.core.wants import wanted
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
@@ -33,13 +35,15 @@ class SegmentLane(Lane):
         outbox: Outbox,
         models: Mapping[str, Model],
         engine: Engine,
+        wants: Mapping[str, Wants],
         max_attempts: int,
         on_segmented: Wake,
     ) -> None:
+        """wants: which result objects each Peer gets, by its name."""
         super().__init__(name)
         self._in_hand = in_hand
         self._jobs, self._inbox, self._outbox = jobs, inbox, outbox
-        self._models, self._engine = models, engine
+        self._models, self._engine, self._wants = models, engine, wants
         self._max_attempts, self._on_segmented = max_attempts, on_segmented
 
     def step(self) -> float:
@@ -59,22 +63,41 @@ class SegmentLane(Lane):
         watch = JobWatch(self._jobs, job)
         try:
             job = self._with_current_model(job)
-            pipeline.segment(
-                job,
-                self._inbox,
-                self._outbox,
-                self._models,
-                self._engine,
-                watch,
-                self._jobs.predecessor(job),
-            )
+            objects = self._segment(job, watch)
         except Exception as error:
             self._record_failure(job, error)
             return
         finally:
             watch.finish()
-        self._move(job, JobEvent.SEGMENT, None)
+        gets = {peer: wanted(wants, objects) for peer, wants in self._wants_of(job).items()}
+        self._say(self._jobs.segmented(job.id, objects, gets, time.time()))
         self._on_segmented()
+
+    def _segment(self, job: Job, watch: JobWatch) -> list[ObjectRef]:
+        return pipeline.segment(
+            job,
+            self._inbox,
+            self._outbox,
+            self._models,
+            self._engine,
+            list(self._wants_of(job).values()),
+            watch,
+            self._predecessors(job),
+        )
+
+    def _predecessors(self, job: Job) -> list[ObjectRef]:
+        """What a Peer may have that this result takes the place of.
+
+        Objects of an earlier Job, and a report that this one had no result.
+        """
+        earlier = self._jobs.predecessor(job)
+        objects = list(self._jobs.given(earlier.id)) if earlier else []
+        own = self._jobs.given(job.id)
+        return [*objects, *(one for one in own if one.kind is ResultKind.REFUSAL)]
+
+    def _wants_of(self, job: Job) -> Mapping[str, Wants]:
+        """By Peer; one that was taken out of the configuration may come back to it."""
+        return {peer: self._wants.get(peer, Wants()) for peer in job.recipients}
 
     def _with_current_model(self, job: Job) -> Job:
         model = self._models.get(job.model)
@@ -106,11 +129,13 @@ class SegmentLane(Lane):
         self._move(job, JobEvent.FAIL, reason)
 
     def _move(self, job: Job, event: JobEvent, reason: str | None) -> None:
-        moved = self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason)
+        self._say(self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason))
+
+    def _say(self, moved: Job) -> None:
         log.info(
             f"job {moved.state}",
-            job=job.id,
-            series_instance_uid=job.series_instance_uids[0],
-            model=job.model,
-            reason=reason,
+            job=moved.id,
+            series_instance_uid=moved.series_instance_uids[0],
+            model=moved.model,
+            reason=moved.reason,
         )

@@ -54,7 +54,8 @@ class JobWatch:
         """The stage before it has ended."""
         now = time.monotonic()
         if self._stage is not None:
-            self._timings[self._stage] = round(now - self._since, 3)
+            before = self._timings.get(self._stage, 0.0)  # each object is encoded and verified
+            self._timings[self._stage] = round(before + now - self._since, 3)
         self._stage, self._since = stage, now
         self._jobs.set_stage(self._job.id, stage, self._timings)
 

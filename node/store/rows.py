@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
 
+from node.core.delivery import Delivery
 from node.core.errors import StaleState
-from node.core.job import Delivery, Job, JobEvent, JobState, next_state
+from node.core.job import Job, JobEvent, JobState, next_state
 from node.core.names import JobId, SeriesInstanceUID, SOPInstanceUID
+from node.core.result import ResultKind
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
-from node.store.tables import delivery, job, job_event, job_series
+from node.store.tables import delivery, job, job_event, job_series, recipient
 
 
 def jobs_of_series(connection: Connection, uid: SeriesInstanceUID) -> list[Job]:
@@ -36,7 +38,7 @@ def transition(
         "not_before": now,
     }
     if event is JobEvent.RERUN:
-        changes |= {"attempts": 0, "timings": {}, "purged_at": None}
+        changes |= {"attempts": 0, "timings": {}, "purged_at": None, "refusal_at": None}
     changed = connection.execute(
         update(job).where(job.c.id == job_id, job.c.state == state).values(changes)
     )
@@ -88,10 +90,14 @@ def select_jobs(
     )
     for link in links:
         series[link.job_id].append(link.series_instance_uid)
-    return [_job(row, series[row["id"]]) for row in rows]
+    peers: dict[int, list[str]] = {row["id"]: [] for row in rows}
+    named = select(recipient).where(recipient.c.job_id.in_(peers)).order_by(recipient.c.peer)
+    for one in connection.execute(named):
+        peers[one.job_id].append(one.peer)
+    return [_job(row, series[row["id"]], peers[row["id"]]) for row in rows]
 
 
-def _job(row: RowMapping, series: Sequence[str]) -> Job:
+def _job(row: RowMapping, series: Sequence[str], peers: Sequence[str]) -> Job:
     values = dict(row)
     uids = ResultUIDs(
         SeriesInstanceUID(values.pop("result_series_uid")),
@@ -103,6 +109,7 @@ def _job(row: RowMapping, series: Sequence[str]) -> Job:
         **values,
         series_instance_uids=tuple(SeriesInstanceUID(uid) for uid in series),
         result_uids=uids,
+        recipients=tuple(peers),
     )
 
 
@@ -110,4 +117,4 @@ def select_deliveries(connection: Connection, *job_ids: JobId) -> list[Delivery]
     rows = connection.execute(
         select(delivery).where(delivery.c.job_id.in_(job_ids)).order_by(delivery.c.id)
     ).mappings()
-    return [Delivery(**row) for row in rows]
+    return [Delivery(**{**row, "kind": ResultKind(row["kind"])}) for row in rows]

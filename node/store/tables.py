@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -35,7 +36,7 @@ series = Table(
     Column("findings", JSON, nullable=False, server_default="[]"),  # the same, piece by piece
     Column("routing", Text),  # which route matched, or why none did
     Column("verdict", String(16)),  # how sure it is that the Series is whole; of a closed one
-    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing.py
+    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing/
     Column("purged_at", Float),  # its files are deleted
     Index("ix_series_open", "closed_at", "last_received_at"),
 )
@@ -47,7 +48,7 @@ association = Table(
     Column("calling_ae_title", String(16), nullable=False),
     Column("began_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("ending", String(16)),  # released, aborted, lost
+    Column("ending", String(16)),  # released, incomplete, idle, aborted, lost
     Index("ix_association_open", "ended_at"),
 )
 
@@ -94,11 +95,24 @@ instance = Table(
     Column("path", Text, nullable=False),  # relative to the data folder
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
-    Column("association", String(64)),  # that brought it, or brought it again
+    Column("association", String(64)),  # that brought it first
     Column("planes", JSON, nullable=False, server_default="[]"),  # dicom/planes.py
     Column("number", Integer),  # InstanceNumber
     Column("parts", Integer),  # InConcatenationTotalNumber; 0: of a concatenation, not said
     Index("ix_instance_sop", "sop_instance_uid"),
+)
+
+bringer = Table(  # Associations that brought an Instance again, see store/bringers.py
+    "bringer",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("association", String(64), primary_key=True),
+    ForeignKeyConstraint(
+        ["series_instance_uid", "sop_instance_uid"],
+        ["instance.series_instance_uid", "instance.sop_instance_uid"],
+        ondelete="CASCADE",
+    ),
 )
 
 _states = ", ".join(f"'{state}'" for state in JobState)
@@ -125,6 +139,7 @@ job = Table(
     Column("priority", Integer, nullable=False, server_default="0"),  # the higher the sooner
     Column("verdict", String(16)),  # the least of its Series'
     Column("purged_at", Float),  # its result files are deleted
+    Column("refusal_at", Float),  # settled whether Peers are told that there is no result
     CheckConstraint(f"state IN ({_states})", name="ck_job_state"),
     UniqueConstraint("model", "input_fingerprint", name="uq_job_model_input"),
     Index("ix_job_due", "state", "priority", "not_before"),
@@ -172,18 +187,60 @@ job_event = Table(
     Index("ix_job_event_job", "job_id"),
 )
 
+recipient = Table(  # the Peers that a Job's Routes name
+    "recipient",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("peer", Text, primary_key=True),
+    Column("given_at", Float),  # what it gets of the result is decided; see delivery
+    Index("ix_recipient_given", "given_at"),
+)
+
+result = Table(  # the result objects of a Job, each a file in results/
+    "result",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("form", Text, nullable=False, server_default=""),  # of a Segmentation, see core/result
+)
+
 delivery = Table(
     "delivery",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
     Column("peer", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False),
-    Column("tried_at", Float),  # the last attempt; from then on the Peer may have the result
+    Column("tried_at", Float),  # the last attempt; from then on the Peer may have the object
     Column("answer", Text),
+    Column("stored_at", Float),  # the Peer answered success, and has to confirm that it keeps it
+    Column("transaction_uid", String(64)),  # of the request to confirm
     Column("done_at", Float),
     Column("failed_at", Float),
-    UniqueConstraint("job_id", "peer", name="uq_delivery_job_peer"),
+    UniqueConstraint("job_id", "peer", "sop_instance_uid", name="uq_delivery_object"),
     Index("ix_delivery_due", "peer", "done_at", "failed_at", "not_before"),
+    Index("ix_delivery_transaction", "transaction_uid"),
+)
+
+commitment_asked = Table(  # requests for Storage Commitment, and what we answered
+    "commitment_asked",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("asked_at", Float, nullable=False),
+    Column("items", JSON, nullable=False),  # [[SOP Class UID, SOP Instance UID], …]
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_before", Float, nullable=False),
+    Column("done_at", Float),  # answered, or given up
+    Column("answer", Text),  # the last, in words
+    # One file may be read twice: a crash between its row and its end.
+    UniqueConstraint("calling_ae_title", "transaction_uid", "asked_at", name="uq_commitment_asked"),
+    Index("ix_commitment_due", "calling_ae_title", "done_at", "not_before"),
 )

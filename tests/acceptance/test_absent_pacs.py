@@ -27,6 +27,7 @@ def test_a_result_is_delivered_once_the_pacs_is_back_and_the_backoff_can_be_seen
         assert [event["event"] for event in history][:5] == [
             "QUEUE", "SEGMENT", "RETRY", "RETRY", "RETRY",
         ]  # fmt: skip
+        assert {event["detail"].partition(" to ")[0] for event in history[2:]} == {"SEG", "SR"}
 
         orthanc.start()
         (segmentation,) = eventually(orthanc.segmentations, 60, "SEG in Orthanc")

@@ -98,9 +98,12 @@ def test_the_story_of_a_series_can_be_told(node: NodeProcess, orthanc: Orthanc) 
     (job,) = story["jobs"]
     assert job["result"]["sop_instance_uid"] == segmentation.SOPInstanceUID
     assert set(job["timings_seconds"]) >= {"read", "assemble", "predict", "encode", "verify"}
-    (delivery,) = job["deliveries"]
-    assert (delivery["state"], delivery["answer"]) == ("done", "stored, 0x0000")
-    assert [event["event"] for event in job["history"]] == ["QUEUE", "SEGMENT", "SENT", "DELIVER"]
+    assert [one["object"] for one in job["deliveries"]] == ["SEG", "SR"]
+    for delivery in job["deliveries"]:
+        assert (delivery["state"], delivery["answer"]) == ("done", "stored, 0x0000")
+    assert [event["event"] for event in job["history"]] == [
+        "QUEUE", "SEGMENT", "SENT", "SENT", "DELIVER",
+    ]  # fmt: skip
 
 
 def test_a_series_that_no_route_wants_is_kept_and_listed_with_the_reason(

@@ -86,7 +86,8 @@ def test_the_queue_and_the_story_of_a_job_can_be_read(node: NodeProcess) -> None
     assert "DELIVERED" in _ask(node, "jobs list")
     shown = _ask(node, "jobs show")
     assert "Job 1: DELIVERED" in shown
-    assert "delivery  to pacs: done, 1 attempts; stored, 0x0000" in shown
+    assert "delivery  SEG to pacs: done, 1 attempt; stored, 0x0000" in shown
+    assert "delivery  SR to pacs: done, 1 attempt; stored, 0x0000" in shown
     explained = _ask(node, "jobs explain")
     assert "38 instances from MODALITY" in explained
     assert 'route "brain MR" matched' in explained
@@ -120,7 +121,8 @@ def test_predict_writes_a_segmentation_and_a_nifti(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".dcm", ".gz"]
+    endings = sorted("".join(path.suffixes[-2:]) for path in tmp_path.iterdir())
+    assert endings == [".nii.gz", ".seg.dcm", ".sr.dcm"]
 
 
 def test_serve_is_the_command_of_the_readme_and_the_configuration_is_valid(

@@ -1,5 +1,6 @@
 """Recording and closing with a real store and real files: late, again, otherwise, never ended."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +10,12 @@ import pytest
 import sqlalchemy
 from pydicom import Dataset
 
+from node.core.delivery import DeliveryState
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom.closing import Times
+from node.dicom.closing.evidence import Count, count_values
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route
 from node.lanes.close import CloseLane
@@ -24,6 +27,7 @@ from node.store.series import SeriesStore, StoredSeries
 from tests import arrivals
 from tests.integration.test_lanes import MODEL
 from tests.series_factory import make_series
+from tests.stored import segmented, the_one
 
 ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
 
@@ -39,14 +43,17 @@ class Ward:
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.deliveries = DeliveryStore(engine)
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
-        self.closing = CloseLane(
+        self.closing = self.closing_lane(self.recording)
+
+    def closing_lane(self, recording: RecordLane) -> CloseLane:
+        return CloseLane(
             self.inbox,
             self.series,
             [ROUTE],
             {"threshold": MODEL},
             Times(settle_seconds=0.2, quiet_seconds=0.5),
             lambda: None,
-            self.recording,
+            recording,
         )
 
     def step(self, seconds: float = 0.0) -> None:
@@ -119,6 +126,33 @@ def test_a_stream_of_other_series_does_not_keep_one_from_closing(ward: Ward) -> 
     assert ward.jobs_of(series)
 
 
+def test_receiving_that_outruns_recording_delays_closing_by_what_came_before_only(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    others = iter(range(10_000))
+    association = arrivals.new_association()
+    recorded_at: list[int] = []  # how many batches were recorded when it was seen closed
+
+    def receive(count: int) -> None:
+        made = make_series(slices=count, rows=4, columns=4, name=f"other {next(others)}")
+        arrivals.keep(ward.inbox, made, None, association)
+
+    def batch_recorded() -> None:
+        receive(150)  # while 100 were recorded
+        ward.closing.step()
+        recorded_at.append(len(ward.jobs_of(series)))
+
+    receive(250)
+    recording = RecordLane(ward.inbox, ward.series, batch_recorded)
+    ward.closing = ward.closing_lane(recording)
+    while not any(recorded_at) and len(recorded_at) < 12:
+        recording.step()
+    # 320 lay there when it was complete and first looked at
+    assert recorded_at.index(1) <= 5
+
+
 def test_what_lies_in_incoming_when_the_decision_begins_is_part_of_it(ward: Ward) -> None:
     series = make_series(slices=21)
     arrivals.keep(ward.inbox, series[:20])
@@ -152,6 +186,20 @@ def test_a_receiver_that_died_loses_all_that_it_had_open(ward: Ward) -> None:
     ward.step()
     (association,) = ward.series.associations(ward.of(series).series_instance_uid)
     assert association.ending == "lost"
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 200, b'{"association": "te', b"null", b"{}"])
+def test_an_end_that_a_power_cut_left_empty_is_a_lost_association(ward: Ward, left: bytes) -> None:
+    series = _proven()
+    name = arrivals.keep(ward.inbox, series, ending=None)
+    end = ward.inbox.incoming_folder / f"{time.time_ns():020d}-{name}.end"
+    end.write_bytes(left)
+    ward.step(LONG_ENOUGH)
+    (association,) = ward.series.associations(ward.of(series).series_instance_uid)
+    assert association.ending == "lost"
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    assert ward.inbox.arrived() == []
+    assert list((ward.folder / "aside").iterdir()) == []
 
 
 def test_what_was_open_when_the_node_died_is_lost_once_all_is_recorded(ward: Ward) -> None:
@@ -204,6 +252,35 @@ def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_
     assert len(ward.jobs_of(series)) == 1
 
 
+def test_an_association_that_ends_incomplete_lets_a_count_that_agrees_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "incomplete")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.jobs_of(series)) == 1
+
+
+def test_an_association_that_ends_aborted_lets_a_settled_count_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = make_series()
+    uid = SeriesInstanceUID(str(series[0].SeriesInstanceUID))
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.recording.step()
+    settled = Count("pacs", 20, 20, 17, 1.0, compared=True, rested_seconds=1.0)
+    ward.series.add_count(uid, "pacs", count_values(settled), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "aborted")
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.PROVEN
+
+
 def test_the_same_bytes_again_over_a_released_association_vouch_for_an_aborted_one(
     ward: Ward,
 ) -> None:
@@ -242,12 +319,28 @@ def test_other_bytes_are_kept_beside_and_told_with_the_series(ward: Ward) -> Non
     assert [one.state for one in ward.jobs_of(series)] == [JobState.QUEUED]
 
 
+def test_other_bytes_that_come_again_and_again_take_the_room_of_one(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    series[3].PatientComments = "changed"
+    for _ in range(2):
+        arrivals.keep(ward.inbox, [series[3], series[3]])
+        ward.step()
+    copies = list((ward.folder / "aside").glob("*.dcm"))
+    assert len(copies) == 4  # a name for each, by which an association is known
+    assert len({path.stat().st_ino for path in copies}) == 1
+    (told,) = ward.series.conflicts(ward.of(series).series_instance_uid)
+    assert (ward.folder / "aside" / told["file"]).exists()
+    assert ward.inbox.arrived() == []
+
+
 def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward: Ward) -> None:
     series = make_series(slices=40)
     arrivals.keep(ward.inbox, series[:20])
     ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
-    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, first, time.time())
     arrivals.keep(ward.inbox, series[20:])
     ward.step(LONG_ENOUGH)
     second, cancelled = ward.jobs_of(series)
@@ -262,10 +355,10 @@ def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -
     arrivals.keep(ward.inbox, series[:20])
     ward.step(LONG_ENOUGH)
     (first,) = ward.jobs_of(series)
-    ward.jobs.transition(first.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, first, time.time())
     taken = ward.deliveries.take("pacs", time.time())
     assert taken is not None
-    ward.deliveries.give_back(taken[1])  # the node stopped before the Peer answered
+    ward.deliveries.give_back(the_one(taken))  # the node stopped before the Peer answered
     arrivals.keep(ward.inbox, series[20:30])
     ward.step(LONG_ENOUGH)
     arrivals.keep(ward.inbox, series[30:])
@@ -282,15 +375,15 @@ def test_an_answer_to_an_attempt_of_before_a_rerun_settles_nothing(ward: Ward) -
     arrivals.keep(ward.inbox, series)
     ward.step()
     (job,) = ward.jobs_of(series)
-    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
+    segmented(ward.jobs, job, time.time())
     taken = ward.deliveries.take("pacs", time.time())
     assert taken is not None
     ward.jobs.transition(job.id, JobState.SEGMENTED, JobEvent.CANCEL, time.time())
     ward.jobs.rerun(job.id, JobState.CANCELLED, time.time())
-    ward.jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, time.time())
-    assert ward.deliveries.delivered(taken[1], "stored", time.time()) is None
+    segmented(ward.jobs, job, time.time())
+    assert ward.deliveries.delivered(the_one(taken), "stored", time.time()) is None
     (delivery,) = ward.jobs.deliveries(job.id)
-    assert delivery.is_open
+    assert delivery.state is DeliveryState.OPEN
 
 
 def test_one_file_that_cannot_be_read_stops_neither_the_others_nor_their_series(
@@ -337,6 +430,39 @@ def test_a_file_of_before_associations_had_names_is_read_and_proves_nothing(ward
     ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.of(series).instances == 20
+
+
+def _as_of_schema_0001(ward: Ward) -> None:
+    """The rows as the first version left them: nothing of the headers, nobody who brought them."""
+    with sqlite3.connect(ward.folder / "segnode.sqlite") as connection:
+        connection.execute("UPDATE instance SET planes='[]', number=NULL, association=NULL")
+        connection.execute("DELETE FROM series_association")
+
+
+def test_a_series_of_an_earlier_version_is_judged_by_the_headers_of_its_files(ward: Ward) -> None:
+    series = make_series()
+    del series[7]
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert "1 slice missing there" in str(ward.of(series).evidence)
+    assert "InstanceNumber 8 is missing" in str(ward.of(series).evidence)
+    assert "over an association that is unknown" in str(ward.of(series).evidence)
+
+
+def test_a_series_of_an_earlier_version_that_is_sent_again_is_whole(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.CONSISTENT
 
 
 def test_a_clock_that_is_set_forward_closes_nothing_early(

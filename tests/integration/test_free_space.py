@@ -38,7 +38,7 @@ def test_each_mark_is_told_once_each_way(small_disk: Path) -> None:
         space.look()
         if size == 910:
             with pytest.raises(Refused) as refused:
-                space.require(0)
+                space.require()
             assert refused.value.status == OUT_OF_RESOURCES
     os.close(theirs)
     with os.fdopen(lines) as told:
@@ -65,3 +65,27 @@ def test_a_folder_that_is_away_for_a_while_is_watched_again(
     folder.mkdir()
     events = (json.loads(line)["event"] for line in told)
     assert next(one for one in events if "cannot" not in one) == "the disk is getting full"
+
+
+def test_many_associations_together_overshoot_no_more_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is the operating system's answer: 100 MB are free, 60 MB are to stay so."""
+    free = 100 << 20
+    answer = os.statvfs(tmp_path)
+
+    def statvfs(_: Path) -> os.statvfs_result:
+        return os.statvfs_result((1, 1, answer[2], free, free, *answer[5:]))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    space = FreeSpace(tmp_path, 60 << 20, 0, Reports(os.open(os.devnull, os.O_WRONLY), -1))
+    refused = 0
+    for _ in range(20):
+        for _ in range(25):  # each a megabyte of an Instance of its own
+            try:
+                space.take(1 << 20)
+                free -= 1 << 20
+            except Refused:
+                refused += 1
+    assert (60 << 20) - free <= 17 << 20
+    assert refused > 400

@@ -15,8 +15,9 @@ from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
+from node.core.result import ResultKind, Wants
 from node.core.volume import LabelMap, Volume
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route
@@ -71,6 +72,7 @@ class World:
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.engine = ThresholdEngine()
+        self.wants = Wants()
         models = {"threshold": MODEL}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
         times = Times(settle_seconds=0.01, quiet_seconds=0.02)
@@ -87,6 +89,7 @@ class World:
                 self.outbox,
                 models,
                 self.engine,
+                {"pacs": self.wants},
                 3,
                 lambda: None,
             )
@@ -114,6 +117,12 @@ class World:
     def job(self) -> Job:
         return self.jobs.list()[0]
 
+    def results(self) -> list[Path]:
+        """The result files of the latest Job."""
+        job = self.job()
+        uids = [one.sop_instance_uid for one in self.jobs.objects(job.id)]
+        return self.outbox.files(job.id, uids)
+
     def job_of(self, earlier: Job) -> Job:
         found = self.jobs.get(earlier.id)
         assert found is not None
@@ -134,7 +143,7 @@ def test_a_series_becomes_a_verified_segmentation_file(world: World) -> None:
     job = world.close()
     world.segmenting.step()
     assert world.job().state is JobState.SEGMENTED
-    segmentation = dcmread(world.outbox.files(job)[0])
+    segmentation = dcmread(world.results()[0])
     assert segmentation.SOPInstanceUID == job.result_uids.sop_instance_uid
     assert segmentation.StudyInstanceUID == instances[0].StudyInstanceUID
     bright = sum(int((one.pixel_array > 450).sum()) for one in instances)
@@ -147,11 +156,19 @@ def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
     job = world.close()
     files = []
     for _ in range(2):  # as after a crash between the file and the state
-        pipeline.segment(
-            job, world.inbox, world.outbox, {"threshold": MODEL}, world.engine, pipeline.Unwatched()
+        made = pipeline.segment(
+            job,
+            world.inbox,
+            world.outbox,
+            {"threshold": MODEL},
+            world.engine,
+            [world.wants],
+            pipeline.Unwatched(),
         )
-        files.append(world.outbox.files(job)[0].read_bytes())
+        uids = [one.sop_instance_uid for one in made]
+        files.append([path.read_bytes() for path in world.outbox.files(job.id, uids)])
     assert files[0] == files[1]
+    assert [one.kind for one in made] == [ResultKind.SEGMENTATION, ResultKind.REPORT]
 
 
 def test_a_series_that_makes_no_volume_is_rejected_with_the_reason(world: World) -> None:

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from pydicom import Dataset
 
 from tests.receiving import (
+    ABORT,
     STORE,
     RawPeer,
     Receiving,
@@ -59,3 +61,27 @@ def test_half_an_instance_and_then_a_release_leaves_an_incomplete_association(
             peer.release()
         assert _ending(here) == "incomplete"
         assert len(list(here.inbox.incoming())) == 1
+
+
+@pytest.mark.parametrize("amid", [False, True])
+def test_a_sender_that_goes_silent_is_told_apart_from_one_that_aborts(
+    tmp_path: Path, amid: bool
+) -> None:
+    first, second = make_series(slices=2)
+    with receiving(tmp_path, idle_seconds=0.5) as here, RawPeer(here.port) as peer:
+        peer.associate()
+        peer.send(store_message(first))
+        assert peer.status() == 0x0000
+        if amid:
+            peer.send(store_message(second)[:-1000])
+        assert peer.receive()[0] == ABORT
+        assert _ending(here) == ("aborted" if amid else "idle")
+
+
+def test_an_association_that_a_stop_ends_is_aborted_not_idle(tmp_path: Path) -> None:
+    with receiving(tmp_path) as here, RawPeer(here.port) as peer:
+        peer.associate()
+        peer.send(store_message(make_series(slices=1)[0]))
+        assert peer.status() == 0x0000
+        here.receiver.stop()
+        assert _ending(here) == "aborted"

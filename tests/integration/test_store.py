@@ -24,6 +24,7 @@ from node.store.lock import DataFolderLock, running_node
 from node.store.orders import JobOrder
 from node.store.series import SeriesStore, StoredInstance, StoredSeries
 from node.store.waiting import WaitingStore
+from tests.stored import segmented, the_one
 
 UID = SeriesInstanceUID("1.2.3")
 NOW = 1000.0
@@ -37,7 +38,12 @@ def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
     opened.dispose()
 
 
-def _instance(number: int, sha256: str = "aa", uid: SeriesInstanceUID = UID) -> StoredInstance:
+def instance_of(
+    number: int,
+    sha256: str = "aa",
+    uid: SeriesInstanceUID = UID,
+    association: str | None = None,
+) -> StoredInstance:
     return StoredInstance(
         series_instance_uid=uid,
         study_instance_uid="1.2",
@@ -50,6 +56,7 @@ def _instance(number: int, sha256: str = "aa", uid: SeriesInstanceUID = UID) -> 
         path=f"instances/{number}",
         calling_ae_title=AETitle("MODALITY"),
         received_at=NOW,
+        association=association,
     )
 
 
@@ -61,7 +68,7 @@ def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOr
 
 def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
     jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
     assert jobs is not None
@@ -85,9 +92,9 @@ def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
     engine: sqlalchemy.Engine,
 ) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
-    series.add(_instance(2), NOW + 1)
+    series.add(instance_of(2), NOW + 1)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
     assert JobStore(engine).list() == []
 
@@ -97,7 +104,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 ) -> None:
     first = _queued(engine)
     series, jobs = SeriesStore(engine), JobStore(engine)
-    series.add(_instance(2), NOW + 1)
+    series.add(instance_of(2), NOW + 1)
     cancelled = jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
@@ -108,7 +115,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 
 def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
-    assert SeriesStore(engine).add(_instance(1), NOW + 5) == "aa"
+    assert SeriesStore(engine).add(instance_of(1), NOW + 5) == "aa"
     assert SeriesStore(engine).open_series() == []
     current = JobStore(engine).get(job.id)
     assert current is not None
@@ -137,7 +144,7 @@ def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others
     series, jobs = SeriesStore(engine), JobStore(engine)
     for number, priority in enumerate((0, 5, 5, -1)):
         uid = SeriesInstanceUID(f"1.2.{number}")
-        series.add(_instance(1, uid=uid), NOW)
+        series.add(instance_of(1, uid=uid), NOW)
         seen = series.get(uid)
         assert seen is not None
         order = _order(f"in{number}")
@@ -161,7 +168,7 @@ def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.En
     jobs = JobStore(engine)
     jobs.transition(job.id, JobState.QUEUED, JobEvent.CANCEL, NOW)
     with pytest.raises(StaleState, match="no longer QUEUED"):
-        jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+        segmented(jobs, job, NOW)
     assert [event.event for event in jobs.events(job.id)] == ["QUEUE", "CANCEL"]
 
 
@@ -169,12 +176,12 @@ def test_a_job_is_delivered_when_every_peer_has_it(engine: sqlalchemy.Engine) ->
     job = _queued(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
     assert deliveries.take("a", NOW) is None  # not segmented yet
-    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    segmented(jobs, job, NOW)
     first, second = deliveries.take("a", NOW), deliveries.take("b", NOW)
     assert first is not None
     assert second is not None
-    assert deliveries.delivered(first[1], "stored", NOW) is None
-    finished = deliveries.delivered(second[1], "stored", NOW)
+    assert deliveries.delivered(the_one(first), "stored", NOW) is None
+    finished = deliveries.delivered(the_one(second), "stored", NOW)
     assert finished is not None
     assert finished.state is JobState.DELIVERED
 
@@ -182,30 +189,30 @@ def test_a_job_is_delivered_when_every_peer_has_it(engine: sqlalchemy.Engine) ->
 def test_a_refusing_peer_fails_the_job_once_the_others_have_it(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
-    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    segmented(jobs, job, NOW)
     refused, taken = deliveries.take("a", NOW), deliveries.take("b", NOW)
     assert refused is not None
     assert taken is not None
-    assert deliveries.failed(refused[1], "does not want it", NOW) is None
-    finished = deliveries.delivered(taken[1], "stored", NOW)
+    assert deliveries.failed(the_one(refused), "does not want it", NOW) is None
+    finished = deliveries.delivered(the_one(taken), "stored", NOW)
     assert finished is not None
     assert (finished.state, finished.reason) == (JobState.FAILED, "a: does not want it")
     resent = jobs.resend(job.id, JobState.FAILED, NOW)
     assert resent.state is JobState.SEGMENTED
-    assert [one.is_open for one in jobs.deliveries(job.id)] == [True, False]
+    assert [str(one.state) for one in jobs.deliveries(job.id)] == ["open", "done"]
 
 
 def test_a_delivery_that_waits_is_not_taken_before_its_time(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
-    JobStore(engine).transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    segmented(JobStore(engine), job, NOW)
     deliveries = DeliveryStore(engine)
     taken = deliveries.take("pacs", NOW)
     assert taken is not None
-    deliveries.retry(taken[1], NOW + 60, "busy", NOW)
+    deliveries.retry(the_one(taken), NOW + 60, "busy", NOW)
     assert deliveries.take("pacs", NOW + 59) is None
     again = deliveries.take("pacs", NOW + 60)
     assert again is not None
-    assert again[1].attempts == 2
+    assert the_one(again).attempts == 2
 
 
 def test_the_database_is_in_wal_with_foreign_keys_and_full_durability(
@@ -265,20 +272,20 @@ def test_a_second_node_on_the_folder_is_refused_with_path_and_process_id(tmp_pat
 def test_a_peer_that_answers_gets_at_once_what_waits_for_it(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
-    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    segmented(jobs, job, NOW)
     for peer in ("a", "b"):
         taken = deliveries.take(peer, NOW)
         assert taken is not None
-        deliveries.retry(taken[1], NOW + 3600, "down", NOW)
+        deliveries.retry(the_one(taken), NOW + 3600, "down", NOW)
     assert deliveries.take("a", NOW + 1) is None
     jobs.resend(job.id, JobState.SEGMENTED, NOW + 1)
     again = deliveries.take("a", NOW + 1)
     assert again is not None
-    deliveries.retry(again[1], NOW + 3600, "down", NOW)
+    deliveries.retry(the_one(again), NOW + 3600, "down", NOW)
     deliveries.hurry(NOW + 2)
     once_more = deliveries.take("a", NOW + 2)
     assert once_more is not None
-    assert deliveries.delivered(once_more[1], "stored", NOW + 2) is None
+    assert deliveries.delivered(the_one(once_more), "stored", NOW + 2) is None
     assert deliveries.take("b", NOW + 2) is not None
 
 
@@ -294,17 +301,17 @@ def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
     assert jobs.take_queued(earlier) is not None
     jobs.retry(taken, earlier + 60, "no memory", earlier)
     assert jobs.take_queued(earlier) is None
-    jobs.transition(job.id, JobState.QUEUED, JobEvent.SEGMENT, NOW)
+    segmented(jobs, job, NOW)
     first = deliveries.take("pacs", earlier)
     assert first is not None
-    deliveries.retry(first[1], earlier + 60, "refused", earlier)
+    deliveries.retry(the_one(first), earlier + 60, "refused", earlier)
     assert deliveries.take("pacs", earlier) is None
     assert deliveries.take("pacs", earlier - 3600) is not None
 
 
 def test_a_series_that_is_opened_again_is_judged_from_nothing(engine: sqlalchemy.Engine) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
     first, second = (
         replace(_order(), verdict=Verdict.UNPROVEN),
@@ -325,7 +332,7 @@ def test_a_peer_that_says_the_same_again_lets_nothing_be_judged_anew(
     engine: sqlalchemy.Engine,
 ) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW)
     seen = _seen(engine)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW + 60)

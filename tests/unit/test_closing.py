@@ -6,17 +6,10 @@ import pytest
 from pydicom import Dataset
 
 from node.core.verdict import Verdict
-from node.dicom.closing import (
-    AHEAD,
-    Count,
-    Facts,
-    Instance,
-    Judgement,
-    Times,
-    count_from,
-    count_values,
-    judge,
-)
+from node.dicom.closing.counts import AHEAD
+from node.dicom.closing.evidence import Count, Facts, Instance, count_from, count_values
+from node.dicom.closing.judgement import Judgement, judge
+from node.dicom.closing.times import Times
 from node.dicom.planes import planes_of
 from tests.series_factory import make_series
 
@@ -140,7 +133,20 @@ def test_an_incomplete_association_proves_nothing_unless_a_count_agrees() -> Non
     assert judge(counted, TIMES).verdict is Verdict.PROVEN
 
 
-@pytest.mark.parametrize("ending", ["aborted", "lost", "open", "unread", None])
+def test_a_sender_that_went_silent_vouches_for_nothing_and_only_a_settled_count_outweighs_it() -> (
+    None
+):
+    """Half a series, or the first of two acquisitions: it looks whole by every header it has."""
+    half = _counted(make_series()[:12], 12)
+    facts = _facts(half, ending="idle")
+    judgement = judge(facts, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "not released: the sender said nothing more" in judgement.lacks
+    assert judge(replace(facts, counts=[_settled(12)]), TIMES).verdict is Verdict.PROVEN
+    assert judge(replace(facts, counts=[_count(20, 12)]), TIMES).refused
+
+
+@pytest.mark.parametrize("ending", ["idle", "aborted", "lost", "open", "unread", None])
 def test_one_instance_whose_association_was_not_released_is_enough(ending: str | None) -> None:
     facts = _facts(_counted(make_series(), 20))
     spoilt = [*facts.instances[:-1], replace(facts.instances[-1], ending=ending)]
@@ -381,3 +387,15 @@ def test_one_multi_frame_object_proves_nothing_before_it_settles_and_the_source_
     assert judge(asked, TIMES).verdict is Verdict.UNPROVEN
     more = judge(replace(asked, counts=[_count(2, 1)]), TIMES)
     assert more.refused == "pacs counts 2 and 1 are here"
+
+
+def test_what_was_refused_here_is_missing_too_and_the_refusal_says_so() -> None:
+    facts = _facts(make_series(slices=21)[:20], silent=3600.0, ending="incomplete")
+    held = replace(facts, counts=[_count(21, 20, missing=("1.2.3",), missing_count=1)])
+    judgement = judge(held, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "missing here: 1.2.3; an instance of one of its associations was refused here" in str(
+        judgement.refused
+    )
+    released = replace(held, instances=_facts(make_series(slices=21)[:20]).instances)
+    assert "refused here" not in str(judge(released, TIMES).refused)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from node.core import config
-from node.core.config import Config, PeerSection, RouteSection
+from node.core.config import Config, PeerSection, ResultsSection, RouteSection
 from node.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config" / "node.toml"
@@ -25,6 +25,9 @@ send_to = ["pacs"]
 """
 
 
+_PEER = '[peers.a]\nurl = "https://h/dicom-web"\n'
+
+
 def _write(folder: Path, text: str) -> Path:
     path = folder / "node.toml"
     path.write_text(text)
@@ -38,6 +41,7 @@ def _settings(section: type[BaseModel]) -> set[str]:
 def test_the_shipped_file_lists_every_setting_of_the_code() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
     tree = tomllib.loads(re.sub(r"(?m)^# ([\w.]+ = )", r"\1", text))  # optional ones are commented
+    assert set(tree["peers"]["pacs"]["results"]) == _settings(ResultsSection)
     assert set(tree) == set(Config.model_fields)
     for name, field in Config.model_fields.items():
         inner: Any = field.annotation
@@ -101,8 +105,30 @@ def test_the_environment_overrides_the_file(
         (MINIMAL + "when = { Modality = true }", '"routes.0.when.Modality": a condition is'),
         (MINIMAL + 'when = { A = "b" }\nchannels.T1 = {}', 'has both "when" and "channels"'),
         (MINIMAL + 'least_verdict = "sure"', '"routes.0.least_verdict": input should be'),
+        (MINIMAL.replace("port = 4242", 'port = 4242\nprofile = "ohiff"'), 'did you mean "ohif"?'),
+        (
+            MINIMAL + '[peers.pacs.results]\nsegmentation = "none"\nreport = true',
+            '"peers.pacs": report = true needs a segmentation',
+        ),
+        (MINIMAL + "[peers.pacs.results]\nreprot = true", 'did you mean "report"?'),
         ("[node", "is not TOML"),
         ('[database]\nurl = "postgresql://x"', '"database.url"'),
+        ('[dicom.tls]\nkey = "a.key"', '"dicom.tls": key needs its certificate beside it'),
+        (
+            "[dicom.tls]\nrequire_client_certificate = true",
+            '"dicom.tls": require_client_certificate',
+        ),
+        ("[dicom]\nport = 0", '"dicom": port = 0 leaves TLS alone, which needs tls.certificate'),
+        (
+            '[dicom]\nport = 2762\n[dicom.tls]\ncertificate = "a.crt"',
+            '"dicom": port and tls.port are both 2762',
+        ),
+        ('[peers.a]\nhost = "h"\nport = 1', '"peers.a": needs ae_title, host and port, or a url'),
+        (_PEER + "tls = true", '"peers.a": tls, commitment and query need ae'),
+        (_PEER + 'user = "u"', '"peers.a": user and password go together'),
+        (_PEER + 'user = "u"\npassword = "p"\ntoken = "t"', '"peers.a": has both a user and a'),
+        (_PEER.replace("//h", "//u:secret@h"), '"peers.a.url": string should match pattern'),
+        (_PEER + '[dicom]\naccept_from = ["a"]', '"a" has no ae_title to know it by'),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_name(tmp_path: Path, text: str, sentence: str) -> None:
@@ -110,6 +136,62 @@ def test_a_wrong_setting_is_refused_with_its_name(tmp_path: Path, text: str, sen
     with pytest.raises(ConfigError, match=re.escape(sentence)) as raised:
         config.load(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tls", "listens", "asks"),
+    [
+        ("", False, False),
+        ('ca = "ca.crt"', False, True),
+        ('certificate = "a.crt"', True, False),
+        ('certificate = "a.crt"\nca = "ca.crt"', True, True),
+        ('certificate = "a.crt"\nca = "ca.crt"\nrequire_client_certificate = false', True, False),
+        ('certificate = "a.crt"\nport = 0', False, False),
+    ],
+)
+def test_tls_is_listened_for_with_a_certificate_and_asks_for_one_with_a_ca(
+    tmp_path: Path, tls: str, listens: bool, asks: bool
+) -> None:
+    section = config.load(_write(tmp_path, MINIMAL + f"[dicom.tls]\n{tls}")).dicom.tls
+    assert section.listens == listens
+    assert (section.clients_ca is not None) == asks
+
+
+def test_secrets_come_from_the_environment_and_are_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_PEERS__A__PASSWORD", "12345678")
+    path = _write(tmp_path, _PEER + 'user = "u"')
+    loaded = config.load(path)
+    password = loaded.peers["a"].password
+    assert password is not None
+    assert password.get_secret_value() == "12345678"
+    assert "12345678" not in repr(loaded)
+    monkeypatch.setenv("NODE_PEERS__A__TOKEN", "87654321")
+    with pytest.raises(ConfigError) as raised:
+        config.load(path)
+    assert "12345678" not in str(raised.value)
+    assert "87654321" not in str(raised.value)
+
+
+def test_a_secret_of_the_wrong_kind_is_refused_without_being_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"peers\.a\.token"') as raised:
+        config.load(_write(tmp_path, _PEER + "token = 1234567.5"))
+    assert "1234567" not in str(raised.value)
+
+
+def test_a_url_with_a_password_in_it_is_refused_without_being_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"peers\.a\.url"') as raised:
+        config.load(_write(tmp_path, _PEER.replace("//h", "//u:hidden@h")))
+    assert "hidden" not in str(raised.value)
+
+
+def test_paths_of_certificates_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = _PEER + 'tls_ca = "a.crt"\n[dicom.tls]\ncertificate = "certs/node.crt"'
+    loaded = config.load(_write(tmp_path, text))
+    assert loaded.peers["a"].tls_ca == tmp_path / "a.crt"
+    assert loaded.dicom.tls.certificate == tmp_path / "certs" / "node.crt"
+    assert loaded.dicom.tls.key is None
 
 
 def test_a_misspelt_environment_variable_is_refused(

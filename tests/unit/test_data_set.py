@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,12 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode
 
-from node.dicom.header import Undecodable, read_header
+from node.dicom.header import Undecodable
 from node.dicom.inbox import data_set_offset
 from node.dicom.receiver import data_set
 from node.dicom.receiver.command import is_uid
 from node.dicom.receiver.data_set import NotWhole
+from tests.pydicoms_verdict import read_header
 from tests.series_factory import make_series
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -193,3 +195,47 @@ def test_a_million_empty_items_and_endless_depth_end_soon(tmp_path: Path) -> Non
     many = head + sequence + struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 3_000_000
     assert _ours(many, ExplicitVRLittleEndian, tmp_path / "x") is None
     assert time.monotonic() - began < 20
+
+
+def _items(each: bytes, count: int) -> bytes:
+    """A sequence of items, no length stated anywhere."""
+    begin = struct.pack("<HH2sHL", 0x5200, 0x9230, b"SQ", 0, 0xFFFFFFFF)
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) + each
+    end = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return begin + (item + end[:8]) * count + end[8:]
+
+
+def test_an_enhanced_object_of_10_000_frames_is_walked_whatever_is_in_each(tmp_path: Path) -> None:
+    """25 functional groups of six elements in each frame, all of undefined length."""
+    instance = make_series(slices=1)[0]
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 0)
+    del instance.PixelData
+    group = b"".join(struct.pack("<HH2sHH", 0x0018, n, b"US", 2, n) for n in range(6))
+    frame = _items(group, 1) * 25
+    raw = _encoded(instance, ExplicitVRLittleEndian) + _items(frame, 10_000) + pixels
+    assert _ours(raw, ExplicitVRLittleEndian, tmp_path / "x") is not None
+
+
+def test_walks_that_never_end_do_not_keep_a_long_one_from_its_end(tmp_path: Path) -> None:
+    instance = make_series(slices=1)[0]
+    del instance.PixelData
+    head = _encoded(instance, ExplicitVRLittleEndian)
+    sizes = {"endless 1": 500_000, "endless 2": 500_000, "long": 15_000}
+    for name, count in sizes.items():
+        (tmp_path / name).write_bytes(head + _items(b"", count))
+    ended: list[str] = []
+
+    def walk(name: str) -> None:
+        with (tmp_path / name).open("rb") as file:
+            size = (tmp_path / name).stat().st_size
+            data_set.identity(file.fileno(), 0, size, ExplicitVRLittleEndian)
+        ended.append(name)
+
+    endless = [threading.Thread(target=walk, args=(name,)) for name in list(sizes)[:2]]
+    for one in endless:
+        one.start()
+    time.sleep(0.3)
+    walk("long")
+    for one in endless:
+        one.join()
+    assert ended[0] == "long"

@@ -6,7 +6,18 @@ from pathlib import Path
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
-    | {"show_added", "terminal", "cli_routes", "cli_purge", "routed", "chosen"},
+    | {
+        "show_added",
+        "show_sent",
+        "check_peers",
+        "finding",
+        "terminal",
+        "cli_routes",
+        "cli_purge",
+        "routed",
+        "chosen",
+    }
+    | {"opened"},
     {"lanes"},
     {"pipeline", "ordering", "recording", "retention"},
     {"dicom", "inference", "store"},
@@ -17,6 +28,8 @@ HOMES = {
     "nnunetv2": "inference",
     "pynetdicom": "dicom",
     "highdicom": "dicom",
+    "dicomweb_client": "dicom",
+    "requests": "dicom",
     "sqlalchemy": "store",
     "alembic": "store",
 }

@@ -2,10 +2,13 @@
 
 supervisor    the node's side: starts the process, hears it, starts it again
 process       the process: builds what follows and serves until the node is gone
-server        connections and Associations, and how many there may be
+server        connections, each with its Association
+admission     who gets an Association, and who is too many
+association   one Association: its place among the others, and how it ended
 upper_layer   pynetdicom's DUL, without its polling and its small reads
 messages      P-DATA to C-STORE requests; everything else goes to pynetdicom
 arrival       one Instance on its way to disk
 data_set      whether the bytes are a whole data set, and whose
+aside         copies of what was refused as unreadable
 spool         names in incoming/, and how Associations ended
 """

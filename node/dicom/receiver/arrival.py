@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from node.core.disk import fsync_folder
 from node.dicom.receiver import data_set
+from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.command import StoreRequest, is_uid
 from node.dicom.receiver.data_set import NotWhole
 from node.dicom.receiver.part10 import part_10_header
 from node.dicom.receiver.space import FreeSpace
-from node.dicom.receiver.spool import Clock, fsync_folder
+from node.dicom.receiver.spool import Clock
 from node.dicom.receiver.status import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH,
@@ -22,7 +24,7 @@ from node.dicom.receiver.status import (
     Refused,
 )
 
-_LOOK_EVERY: Final = 16 << 20  # bytes of one Instance between two looks at the free space
+_WRITE_BACK_EVERY: Final = 128 << 20  # bytes of one Instance, before the rest of it has come
 _MOST_PIECES: Final = 512  # of one writev; Linux takes 1,024
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -32,7 +34,7 @@ class Spool:
     """Where Instances arrive. Shared by all Associations."""
 
     incoming: Path
-    aside: Path
+    aside: Aside
     clock: Clock
     space: FreeSpace
     max_instance_bytes: int
@@ -45,35 +47,36 @@ class Arrival:
         self, spool: Spool, name: str, request: StoreRequest, syntax: str, calling: str
     ) -> None:
         self._spool, self._name = spool, name
-        self._request, self._syntax = request, syntax
+        self._request, self._syntax, self._calling = request, syntax, calling
         self._descriptor = -1
         self._path = spool.incoming / f"{name}.part"
-        self._size = self._looked_at = 0
-        spool.space.require(0)
+        self._size = self._written_back = 0
         header = part_10_header(request.sop_class_uid, request.sop_instance_uid, syntax, calling)
         self._begin = len(header)
-        with _as_refusal():
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o644)
-            _write(self._descriptor, [header])
+        try:
+            self._open(header)
+        except BaseException:
+            self.drop()
+            raise
 
     def add(self, fragments: Sequence[memoryview]) -> None:
         """Appends fragments of the data set."""
-        coming = self._size + sum(len(one) for one in fragments)
+        count = sum(len(one) for one in fragments)
+        coming = self._size + count
         if coming > self._spool.max_instance_bytes:
             most = self._spool.max_instance_bytes // 1_000_000
             raise Refused(OUT_OF_RESOURCES, f"larger than dicom.max_instance_mb = {most}")
-        if coming - self._looked_at > _LOOK_EVERY:
-            self._looked_at = coming
-            self._spool.space.require(0)
-        with _as_refusal():
+        with _as_refusal("written"):
+            self._spool.space.take(count)
             _write(self._descriptor, fragments)
-        self._size = coming
+            self._size = coming
+            self._write_back()
 
     def finish(self) -> Path:
         """Judges what has come and makes it survive kill -9 and a power cut."""
-        self._judge()
-        with _as_refusal():
+        with _as_refusal("read back"):
+            self._judge()
+        with _as_refusal("written"):
             os.fsync(self._descriptor)
             final = self._spool.incoming / f"{self._spool.clock.stamp()}-{self._name}.dcm"
             self._path.rename(final)
@@ -83,23 +86,32 @@ class Arrival:
 
     def set_aside(self, reason: str) -> str | None:
         """Keeps bytes that cannot be stored as an Instance, with the reason; returns their name."""
+        why = f"{reason}\nsent by {self._calling} over association {self._name}"
         try:
-            self._spool.space.require(0)
-            os.fsync(self._descriptor)
-            kept = self._spool.aside / f"{self._spool.clock.stamp()}-{self._name}.dcm"
-            kept.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
-            self._path.rename(kept)
-            self._close()
-            fsync_folder(self._spool.aside)
+            self._spool.space.require()
+            return self._spool.aside.keep(self._path, self._descriptor, self._begin, why)
         except (OSError, Refused):
             return None
-        return kept.name
 
     def drop(self) -> None:
         """Removes what has come; may be called at any time, and again."""
-        self._close()
+        with contextlib.suppress(OSError):
+            self._close()
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+    def _open(self, header: bytes) -> None:
+        with _as_refusal("written"):
+            self._spool.space.require()
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o640)
+            _write(self._descriptor, [header])
+
+    def _write_back(self) -> None:
+        """A large Instance goes to the disk as it comes, or its answer would wait for all of it."""
+        if self._size - self._written_back > _WRITE_BACK_EVERY:
+            os.fdatasync(self._descriptor)
+            self._written_back = self._size
 
     def _judge(self) -> None:
         end = self._begin + self._size
@@ -123,19 +135,20 @@ class Arrival:
             )
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # closed, even where close() fails
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _as_refusal() -> Iterator[None]:
+def _as_refusal(done: str) -> Iterator[None]:
+    """What the disk says becomes an answer. done: what cannot be done with the Instance."""
     try:
         yield
     except OSError as error:
         full = error.errno in _DISK_FULL
         status = OUT_OF_RESOURCES if full else PROCESSING_FAILURE
-        raise Refused(status, f"it cannot be written: {error.strerror}") from error
+        raise Refused(status, f"it cannot be {done}: {error.strerror}") from error
 
 
 def _write(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:

@@ -1,30 +1,22 @@
 """Whether bytes on disk are a whole data set, and whose: a walk over element headers only.
 
-Values are skipped, Pixel Data is never read, and depth, steps and memory are bounded, whatever
-the bytes say (PS3.5 7). Encodings that pydicom reads although the Standard forbids them (implicit
-VR under an explicit transfer syntax, unknown VRs) are walked as pydicom does.
+Values are skipped, Pixel Data is never read, and depth, steps (see pace) and memory are bounded,
+whatever the bytes say (PS3.5 7). Encodings that pydicom reads although the Standard forbids them
+(implicit VR under an explicit transfer syntax, unknown VRs) are walked as pydicom does.
 """
 
 import os
 import struct
-import threading
-import time
 from dataclasses import dataclass
 from typing import Final
+
+from node.dicom.receiver.pace import Pace, TooLong
 
 IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
 EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
 _UNDEFINED: Final = 0xFFFFFFFF
 _WINDOW: Final = 64 * 1024
-_MOST_STEPS: Final = 2_000_000  # elements, items and fragments: 10 s of this machine's time
 _MOST_DEPTH: Final = 64
-
-# A long walk keeps the other Associations waiting (they share an interpreter): one at a time goes
-# on beyond so many steps, and rests after each stretch.
-_SHORT_WALK: Final = 20_000
-_STRETCH: Final = 500  # steps: less than 1 ms
-_REST_SECONDS: Final = 0.001
-_long_walk: Final = threading.Lock()
 
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
@@ -70,12 +62,13 @@ class Identity:
 
 def identity(descriptor: int, begin: int, end: int, transfer_syntax_uid: str) -> Identity:
     """Walks the data set in a file from `begin` to `end`. Raises NotWhole, OSError."""
-    walk = _Walk(_Window(descriptor, end), end, big=transfer_syntax_uid == EXPLICIT_BIG)
     explicit = transfer_syntax_uid != IMPLICIT_LITTLE
-    try:
-        walk.top(begin, walk.looks_explicit(begin, explicit))
-    finally:
-        walk.over()
+    with Pace() as pace:
+        walk = _Walk(descriptor, end, pace, big=transfer_syntax_uid == EXPLICIT_BIG)
+        try:
+            walk.top(begin, walk.looks_explicit(begin, explicit))
+        except TooLong as error:
+            raise NotWhole(str(error)) from error
     texts = [_text(walk.found.get(tag, b"")) for tag in NAMES]
     return Identity(*texts)
 
@@ -84,40 +77,39 @@ def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").rstrip("\0 ")
 
 
-class _Window:
-    """Small reads of a file, out of a piece of it that is kept."""
-
-    def __init__(self, descriptor: int, end: int) -> None:
-        self._descriptor, self._end = descriptor, end
-        self._begin, self._held = 0, b""
-
-    def read(self, offset: int, count: int) -> bytes:
-        """At most count bytes, fewer at the end."""
-        start = offset - self._begin
-        if start < 0 or start + count > len(self._held):
-            size = min(max(_WINDOW, count), self._end - offset)
-            self._held = os.pread(self._descriptor, max(size, 0), offset)
-            self._begin, start = offset, 0
-        return self._held[start : start + count]
-
-
 class _Walk:
-    """One walk. Offsets are of the file; `found`: the UIDs at the top, before Pixel Data."""
+    """One walk. Offsets are of the file; `found`: the UIDs at the top, before Pixel Data.
 
-    def __init__(self, window: _Window, end: int, *, big: bool) -> None:
+    A piece of the file is held: small reads of it are what the walk does most.
+    """
+
+    def __init__(self, descriptor: int, end: int, pace: Pace, *, big: bool) -> None:
         order = ">" if big else "<"
-        self._window, self._end = window, end
+        self._descriptor, self._end, self._pace = descriptor, end, pace
+        self._held, self._held_from = b"", 0
         self._tag_and_length = struct.Struct(f"{order}HHL")
         self._tag_vr_length = struct.Struct(f"{order}HH2sH")
         self._length = struct.Struct(f"{order}L")
-        self._steps = 0
-        self._rest_at = _SHORT_WALK
-        self._is_alone = self._pixels_begun = False
+        self._pixels_begun = False
         self.found: dict[int, bytes] = {}
+
+    def _read(self, offset: int, count: int) -> bytes:
+        """At most count bytes, fewer at the end."""
+        at = self._reach(offset, count)
+        return self._held[at : at + count]
+
+    def _reach(self, offset: int, count: int) -> int:
+        """Where in what is held these bytes are, as far as there are so many."""
+        at = offset - self._held_from
+        if at < 0 or at + count > len(self._held):
+            size = min(max(_WINDOW, count), self._end - offset)
+            self._held = os.pread(self._descriptor, max(size, 0), offset)
+            self._held_from, at = offset, 0
+        return at
 
     def looks_explicit(self, offset: int, expected: bool) -> bool:
         """What the first element is: the letters of a VR, or the bytes of a length."""
-        head = self._window.read(offset, 6)
+        head = self._read(offset, 6)
         if len(head) < 6:
             return expected
         return 0x40 < head[4] < 0x5B and 0x40 < head[5] < 0x5B
@@ -153,9 +145,9 @@ class _Walk:
                 raise NotWhole(f"{NAMES[tag]} stands there twice")
             if vr not in (b"UI", b"UN", None):
                 raise NotWhole(f"{NAMES[tag]} has the VR {vr!r}")
-            self.found[tag] = self._window.read(value, min(length, _LONGEST_UID))
+            self.found[tag] = self._read(value, min(length, _LONGEST_UID))
         elif tag == _CHARACTER_SET:
-            names = self._window.read(value, min(length, _LONGEST_UID)).rstrip(b"\0 ")
+            names = self._read(value, min(length, _LONGEST_UID)).rstrip(b"\0 ")
             if vr not in (b"CS", b"UN", None) or b"\0" in names:
                 raise NotWhole("SpecificCharacterSet is not a text")
         elif tag in _PIXEL_DATA:
@@ -163,24 +155,30 @@ class _Walk:
 
     def _header(self, offset: int, end: int, explicit: bool) -> tuple[int, bytes | None, int, int]:
         """Tag, VR (None if implicit), length, and where the value begins (PS3.5 7.1)."""
-        self._step(offset)
-        head = self._window.read(offset, 12)
-        if offset + 8 > end or len(head) < 8:
+        pace = self._pace
+        pace.left -= 1
+        if pace.left < 0:
+            pace.rest(offset)
+        at = offset - self._held_from
+        if at < 0 or at + 12 > len(self._held):
+            at = self._reach(offset, 12)
+        held = self._held
+        if offset + 8 > end or at + 8 > len(held):
             raise NotWhole(f"it ends within the header of an element at byte {offset}")
         if explicit:
-            group, element, vr, length = self._tag_vr_length.unpack_from(head)
+            group, element, vr, length = self._tag_vr_length.unpack_from(held, at)
             if vr in _SHORT_VRS:
                 return group << 16 | element, vr, length, offset + 8
             if vr in _LONG_VRS:
-                if offset + 12 > end:
+                if offset + 12 > end or at + 12 > len(held):
                     raise NotWhole(f"it ends within the header of an element at byte {offset}")
-                (length,) = self._length.unpack_from(head, 8)
+                (length,) = self._length.unpack_from(held, at + 8)
                 return group << 16 | element, vr, length, offset + 12
             if b"AA" <= vr <= b"ZZ":  # not a VR; as pydicom reads it
                 if not (vr.isalpha() and vr.isupper()):
                     raise NotWhole(f"an element at byte {offset} has the VR {vr!r}")
                 return group << 16 | element, vr, length, offset + 8
-        group, element, length = self._tag_and_length.unpack_from(head)
+        group, element, length = self._tag_and_length.unpack_from(held, at)
         return group << 16 | element, None, length, offset + 8
 
     def _undefined(
@@ -207,7 +205,9 @@ class _Walk:
                 return value
             if tag != _ITEM:
                 raise NotWhole(f"{_name(tag)} at byte {offset}, where an item should begin")
-            offset = self._item(value, length, end, explicit, depth)
+            if length:
+                value = self._item(value, length, end, explicit, depth)
+            offset = value
         if delimited:
             raise NotWhole("a sequence ends without its delimiter")
         return offset
@@ -242,32 +242,17 @@ class _Walk:
         raise NotWhole("encapsulated pixel data end without their delimiter")
 
     def _item_header(self, offset: int, end: int) -> tuple[int, int, int]:
-        self._step(offset)
-        head = self._window.read(offset, 8)
-        if offset + 8 > end or len(head) < 8:
+        pace = self._pace
+        pace.left -= 1
+        if pace.left < 0:
+            pace.rest(offset)
+        at = offset - self._held_from
+        if at < 0 or at + 8 > len(self._held):
+            at = self._reach(offset, 8)
+        if offset + 8 > end or at + 8 > len(self._held):
             raise NotWhole(f"it ends within the header of an item at byte {offset}")
-        group, element, length = self._tag_and_length.unpack(head)
+        group, element, length = self._tag_and_length.unpack_from(self._held, at)
         return group << 16 | element, length, offset + 8
-
-    def _step(self, offset: int) -> None:
-        self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise NotWhole(f"more than {_MOST_STEPS} elements and items up to byte {offset}")
-        if self._steps >= self._rest_at:
-            self._rest()
-
-    def _rest(self) -> None:
-        if self._rest_at == _SHORT_WALK:
-            _long_walk.acquire()  # for as long as the steps of those before last
-            self._is_alone = True
-        self._rest_at += _STRETCH
-        time.sleep(_REST_SECONDS)
-
-    def over(self) -> None:
-        """Lets the next long walk go on."""
-        if self._is_alone:
-            self._is_alone = False
-            _long_walk.release()
 
 
 def _name(tag: int) -> str:

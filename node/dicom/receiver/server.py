@@ -1,181 +1,58 @@
-"""Connections and Associations: pynetdicom's server with our upper layer, limits and endings."""
+"""Connections: pynetdicom's server on the node's socket, with an Association of ours for each."""
 
-import contextlib
-import itertools
 import socket
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, cast
+from typing import Any
 
 from pynetdicom import AE, evt
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.acse import ACSE
-from pynetdicom.association import Association
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from node.dicom.receiver.arrival import Spool
-from node.dicom.receiver.limits import Limits, Seldom
-from node.dicom.receiver.messages import Context, Messages, Sender
-from node.dicom.receiver.reports import ENDED, OPENED, Reports
-from node.dicom.receiver.settings import Settings
-from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
-from node.dicom.receiver.upper_layer import UpperLayer
-
-_LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)  # transient, presentation: PS3.8 9.3.4
-
-
-@dataclass
-class Surroundings:
-    """What all Associations of the process share. run: names the process in their names."""
-
-    settings: Settings
-    spool: Spool
-    reports: Reports
-    limits: Limits
-    run: str
-    seldom: Seldom = field(default_factory=Seldom)
-    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-
-
-class _LimitedACSE(ACSE):
-    """Rejects what is too much for now; the negotiation stays pynetdicom's."""
-
-    def _negotiate_as_acceptor(self) -> None:
-        association = cast("ReceivingAssociation", self.assoc)
-        if (reason := association.enter()) is None:
-            super()._negotiate_as_acceptor()
-            return
-        association.tell_rejection(reason)
-        self.send_reject(*_LOCAL_LIMIT_EXCEEDED)
-        association.is_rejected = True
-        association.kill()
-
-    def send_accept(self) -> None:
-        """The peer may send as soon as it has our answer: what that needs comes first."""
-        cast("ReceivingAssociation", self.assoc).begin()
-        super().send_accept()
-
-
-class ReceivingAssociation(Association):
-    """An Association that a peer asked us for."""
-
-    def __init__(self, ae: AE, around: Surroundings) -> None:
-        super().__init__(ae, MODE_ACCEPTOR)
-        self._around = around
-        self.acse = _LimitedACSE(self)
-        self.layer = UpperLayer(self, around.settings.max_pdu_bytes)
-        self.dul: DULServiceProvider = self.layer
-        self.layer.messages = Messages(self.layer, around.spool, around.reports, self._first_sender)
-        self.acse_timeout = around.settings.associate_seconds
-        self.network_timeout = around.settings.idle_seconds
-        self._entered: str | None = None
-        self._begun: AssociationRecord | None = None
-        self._told = False
-        self._contexts: Mapping[int, Context] = {}
-        self._settled = threading.Lock()
-
-    @property
-    def calling_ae_title(self) -> str:
-        """As the peer calls itself."""
-        return str(self.requestor.ae_title).strip()
-
-    @property
-    def contexts(self) -> Mapping[int, Context]:
-        """The accepted presentation contexts by id."""
-        return self._contexts
-
-    def enter(self) -> str | None:
-        """Takes a place among the Associations; or says why there is none."""
-        self._around.limits.disconnected(self)
-        title = str(cast(Any, self.requestor.primitive).calling_ae_title).strip()
-        self.requestor.ae_title = title
-        if (reason := self._around.limits.enter(title)) is None:
-            self._entered = title
-        return reason
-
-    def begin(self) -> None:
-        """It is accepted; called before the peer knows, which may send at once."""
-        name = f"{self._around.run}.{next(self._around.numbers)}"
-        title = self.calling_ae_title
-        address = cast(Any, self.requestor.address_info).address
-        self._contexts = {
-            number: Context(str(one.abstract_syntax), str(one.transfer_syntax[0]))
-            for number, one in self._accepted_cx.items()
-        }
-        self._sender = Sender(name, title, title not in self._around.settings.echo_only)
-        self._begun = AssociationRecord(name, title, address, time.time())
-
-    def run_reactor(self) -> None:
-        try:
-            super().run_reactor()
-        finally:
-            self.settle()
-
-    def settle(self) -> None:
-        """It is over: gives its place back and says how it ended. Safe to be called again."""
-        self._around.limits.disconnected(self)
-        with self._settled:
-            title, self._entered = self._entered, None
-            begun, self._begun = self._begun, None
-        if title is not None:
-            self._around.limits.leave(title)
-        if begun is not None:
-            self._say_how_it_ended(begun)
-
-    def _first_sender(self) -> Sender:
-        """Who sends. The node must know of the Association before the first Instance is safe."""
-        if not self._told and self._begun is not None:
-            self._told = True
-            self._around.reports.tell(OPENED, **asdict(self._begun))
-        return self._sender
-
-    def tell_protocol_error(self, reason: str) -> None:
-        self._warn("association aborted: the peer breaks the protocol", reason)
-
-    def tell_rejection(self, reason: str) -> None:
-        self._warn("association rejected for the time being", reason)
-
-    def tell_stranger(self) -> None:
-        self._warn("association rejected", "its AE title is not of a peer in dicom.accept_from")
-
-    def _warn(self, event: str, reason: str) -> None:
-        address = cast(Any, self.requestor.address_info).address
-        if self._around.seldom.may_say(event, address):
-            self._around.reports.warning(
-                event, calling_ae_title=self.calling_ae_title, address=address, reason=reason
-            )
-
-    def _say_how_it_ended(self, begun: AssociationRecord) -> None:
-        ending = self._ending()
-        reports, spool = self._around.reports, self._around.spool
-        if self._told:
-            with contextlib.suppress(OSError):  # a full disk: the reader waits as after a crash
-                write_end(spool.incoming, spool.clock, begun, ending)
-            reports.tell(ENDED, association=begun.association)
-            reports.wake()
-        tell = reports.info if ending == "released" else reports.warning
-        tell(
-            f"association {ending}",
-            calling_ae_title=begun.calling_ae_title,
-            association=begun.association,
-            instances=self.layer.messages.stored,
-            seconds=round(time.time() - begun.began_at, 3),
-        )
-
-    def _ending(self) -> Ending:
-        if self.is_released:
-            return "released" if self.layer.messages.are_all_kept else "incomplete"
-        ours = self.layer.cause is None and self._sent_abort
-        return "aborted" if ours or self.layer.cause == "aborted" else "lost"
+from node.core.errors import ConfigError
+from node.dicom.receiver.association import ReceivingAssociation
+from node.dicom.receiver.secure import Certificates, first_bytes, hang_up, is_plain_dicom, why
+from node.dicom.receiver.surroundings import Surroundings
 
 
 class _Handler(RequestHandler):
     """Makes a ReceivingAssociation of each connection."""
 
     server: "ReceivingServer"
+    request: socket.socket
+
+    def handle(self) -> None:
+        """On the connection's own thread: a handshake keeps nobody else waiting."""
+        if self.server.certificates is None or self._shakes_hands(self.server.certificates):
+            super().handle()
+        else:
+            hang_up(self.request)
+            self.request.close()
+
+    def _shakes_hands(self, certificates: Certificates) -> bool:
+        """Whether the connection is secure now. Until then it is one that waits, see Limits."""
+        settings, limits = self.server.around.settings, self.server.around.limits
+        deadline = time.monotonic() + settings.associate_seconds
+        limits.connected(self, lambda: hang_up(self.request))
+        try:
+            said = first_bytes(self.request, settings.associate_seconds)
+            if not said:
+                return False
+            if is_plain_dicom(said):
+                self._tell("it speaks plain DICOM; this is the TLS port")
+                return False
+            secure = certificates.wrap(self.request)
+            self.request = secure
+            secure.shake_hands(max(deadline - time.monotonic(), 0.1), settings.idle_seconds)
+        except (ConfigError, OSError) as error:
+            self._tell(why(error))
+            return False
+        finally:
+            limits.disconnected(self)
+        return True
+
+    def _tell(self, reason: str) -> None:
+        event, address = "TLS handshake failed", str(self.client_address[0])
+        if self.server.around.seldom.may_say(event, address):
+            self.server.around.reports.warning(event, address=address, reason=reason)
 
     def _create_association(self) -> ReceivingAssociation:
         """As pynetdicom's, which copies 170 contexts for every connection."""
@@ -193,17 +70,23 @@ class _Handler(RequestHandler):
         association.requestor.address_info = self.remote
         association.bind(evt.EVT_RELEASED, lambda _: association.settle())
         association.bind(evt.EVT_REJECTED, lambda _: association.tell_stranger())
-        self.server.around.limits.connected(association, lambda: _hang_up(self.request))
+        self.server.around.limits.connected(association, lambda: hang_up(self.request))
         return association
 
 
 class ReceivingServer(ThreadedAssociationServer):
-    """Accepts connections on a socket that listens already."""
+    """Accepts connections on a socket that listens already, by TLS where it has certificates."""
 
     daemon_threads = True
 
-    def __init__(self, ae: AE, listener: socket.socket, around: Surroundings) -> None:
-        self._listener, self.around = listener, around
+    def __init__(
+        self,
+        ae: AE,
+        listener: socket.socket,
+        around: Surroundings,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self._listener, self.around, self.certificates = listener, around, certificates
         name = listener.getsockname()
         title = around.settings.ae_title
         super().__init__(ae, name, title, ae.supported_contexts, request_handler=_Handler)
@@ -227,8 +110,3 @@ class ReceivingServer(ThreadedAssociationServer):
 
     def service_actions(self) -> None:
         """pynetdicom's sweeps the garbage of every thirtieth turn; Python does so itself."""
-
-
-def _hang_up(connection: Any) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)

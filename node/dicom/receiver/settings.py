@@ -4,16 +4,39 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+NOTHING: Final = -1  # in place of the descriptor of a socket that does not listen
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files. key: None where it stands in the certificate's. ca: None where nobody is asked."""
+
+    certificate: str
+    key: str | None = None
+    ca: str | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        return [one for one in (self.certificate, self.key, self.ca) if one is not None]
+
+    def paths_of_context(self) -> tuple[Path, Path | None, Path | None]:
+        """As `server_context` takes them."""
+        key, ca = (None if one is None else Path(one) for one in (self.key, self.ca))
+        return Path(self.certificate), key, ca
 
 
 @dataclass(frozen=True)
 class Settings:
     """One receiving process. contexts: SOP Class UIDs that may come, besides Verification.
 
-    accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
-    that may not store. min_free_bytes: with less, Instances are refused; low_free_bytes: with less,
-    the log says so.
+    accept_from: calling AE Titles that may associate, None for anyone. check_called_ae_title:
+    whether they must call us by `ae_title`. echo_only: those of them
+    that may not store. tls_only: those that may not come over the plain port. commits_to: those
+    that may ask for Storage Commitment. min_free_bytes: with less, Instances are refused;
+    low_free_bytes: with less, the log says so. max_aside_bytes: of refused Instances that are kept
+    for a person to look at.
     """
 
     data_dir: str
@@ -21,7 +44,11 @@ class Settings:
     sop_classes: Sequence[str]
     transfer_syntaxes: Sequence[str]
     accept_from: Sequence[str] | None = None
+    check_called_ae_title: bool = False
     echo_only: Sequence[str] = ()
+    tls_only: Sequence[str] = ()
+    commits_to: Sequence[str] = ()
+    tls: TlsFiles | None = None
     max_associations: int = 25
     max_associations_per_peer: int = 10
     idle_seconds: float = 60.0
@@ -30,6 +57,7 @@ class Settings:
     max_instance_bytes: int = 4_000_000_000
     min_free_bytes: int = 0
     low_free_bytes: int = 0
+    max_aside_bytes: int = 1_000_000_000
 
     @property
     def incoming(self) -> Path:
@@ -44,4 +72,6 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
+        told = json.loads(text)
+        files = told.pop("tls", None)
+        return cls(**told, tls=TlsFiles(**files) if files else None)

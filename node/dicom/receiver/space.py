@@ -9,6 +9,7 @@ from node.dicom.receiver.reports import Reports
 from node.dicom.receiver.status import OUT_OF_RESOURCES, Refused
 
 _WATCH_SECONDS = 5.0
+_LOOK_EVERY = 16 << 20  # bytes of all Instances together between two looks
 _ENOUGH = 1.05  # above a mark by this factor, or it would begin and end with every Instance
 
 
@@ -22,18 +23,28 @@ class FreeSpace:
         self._min, self._low = min_free_bytes, low_free_bytes
         self._lock = threading.Lock()
         self._is_full = self._is_low = False
+        self._not_looked = 0  # bytes that have come since the last look
 
-    def require(self, more_bytes: int) -> None:
-        """Raises Refused (A700) where so many more would leave too little."""
+    def require(self) -> None:
+        """Raises Refused (A700) where too little is left."""
         free = self.look()
-        if self._is_full or free < self._min + more_bytes:
+        if self._is_full or free < self._min:
             raise Refused(OUT_OF_RESOURCES, f"only {free // 1_000_000} MB are free")
+
+    def take(self, count: int) -> None:
+        """So many bytes more of an Instance are coming. Raises Refused (A700)."""
+        with self._lock:
+            self._not_looked += count
+            look = self._is_full or self._not_looked > _LOOK_EVERY
+        if look:
+            self.require()
 
     def look(self) -> int:
         """Bytes that are free; says once when a mark is passed, either way."""
         held = os.statvfs(self._folder)
         free = held.f_bavail * held.f_frsize
         with self._lock:
+            self._not_looked = 0
             self._judge(free)
         return free
 

@@ -9,7 +9,6 @@ over restarts.
 """
 
 import json
-import os
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 # incomplete: released, but something that was sent over it is not here
-Ending = Literal["released", "incomplete", "aborted", "lost"]
+# idle: all that was begun is here, then the peer said nothing for so long that we aborted it
+Ending = Literal["released", "incomplete", "idle", "aborted", "lost"]
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,13 @@ class Clock:
 
 
 def write_end(folder: Path, clock: Clock, begun: AssociationRecord, ending: Ending) -> Path:
-    """Tells the reader of incoming/ that an Association is over, and how."""
+    """Tells the reader of incoming/ that an Association is over, and how.
+
+    Not fsynced; where a power cut leaves its name without its bytes, it is read as lost.
+    """
     record = asdict(begun) | {"ending": ending, "ended_at": time.time()}
     half = folder / f"{begun.association}.end.part"
     half.write_text(json.dumps(record), encoding="utf-8")
     final = folder / f"{clock.stamp()}-{begun.association}.end"
     half.rename(final)
     return final
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Whose Segmentation it is: patient, study, series, equipment, times, references."""
+"""Whose result it is: patient, study, series, equipment, times, references."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -70,13 +70,18 @@ def identify(
     uids: ResultUIDs,
     sop_class: UID = SegmentationStorage,
     transfer_syntax: UID = ExplicitVRLittleEndian,
+    in_space: bool = True,
 ) -> None:
-    """UIDs and file meta. Raises Fatal where the source has no study or Frame of Reference."""
+    """UIDs and file meta. Raises Fatal where the source has no study or Frame of Reference.
+
+    in_space: it has a Frame of Reference; documents have none.
+    """
     dataset.SOPClassUID = sop_class
     dataset.SOPInstanceUID = uids.sop_instance_uid
     dataset.SeriesInstanceUID = uids.series_instance_uid
     dataset.StudyInstanceUID = required(instance, "StudyInstanceUID")
-    dataset.FrameOfReferenceUID = required(instance, "FrameOfReferenceUID")
+    if in_space:
+        dataset.FrameOfReferenceUID = required(instance, "FrameOfReferenceUID")
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = sop_class
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(uids.sop_instance_uid)
@@ -106,29 +111,52 @@ def caveats_of(resampled: bool, verdict: Verdict | None) -> list[Caveat]:
     return caveats
 
 
+@dataclass(frozen=True)
+class SeriesKind:
+    """What a Series of results is called. title: how its Series Description begins."""
+
+    modality: str
+    first_number: int
+    title: str
+
+
+_SEGMENTATIONS: Final = SeriesKind("SEG", FIRST_SERIES_NUMBER, "Segmentation: ")
+
+
 def describe_series(
     dataset: Dataset,
     instance: Dataset,
     model: Model,
     caveats: Sequence[Caveat] = (),
+    kind: SeriesKind = _SEGMENTATIONS,
     number: int = 1,
 ) -> None:
     """General Series and General Equipment, PS3.3 C.7.3.1 and C.7.5.1: a Model is a device.
 
     number: of the object in its Series.
     """
-    dataset.Modality = "SEG"
-    dataset.SeriesNumber = _series_number(instance)
+    dataset.Modality = kind.modality
+    dataset.SeriesNumber = _series_number(instance, kind.first_number)
     dataset.InstanceNumber = number
     dataset.SeriesDescription = long_string(
-        f"Segmentation: {model.title}",
+        f"{kind.title}{model.title}",
         profile_mark(model) + "".join(caveat.mark for caveat in caveats),
     )
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions = __version__
     dataset.DeviceSerialNumber = model.fingerprint[:16]
-    dataset.DeviceUID = derive_uid("device", __version__, model.fingerprint)
+    dataset.DeviceUID = device_uid(model)
+
+
+def device_uid(model: Model) -> str:
+    """Of the node with this Model: another as soon as either changes (IHE RAD AIR asks for it)."""
+    return derive_uid("device", __version__, model.fingerprint)
+
+
+def tracking_id(model: Model, segment: Segment) -> str:
+    """What a Segment is called wherever it is tracked (PS3.3 C.8.20.2), alike in all objects."""
+    return f"{model.name} {segment.number} {segment.label}"
 
 
 def profile_mark(model: Model) -> str:
@@ -136,14 +164,13 @@ def profile_mark(model: Model) -> str:
     return "" if model.profile is Profile.EXACT else f" (profile {model.profile})"
 
 
-def _series_number(instance: Dataset) -> int:
-    """1000 above the source's Series Number; 1000 where it has none, or none that can be used."""
+def _series_number(instance: Dataset, first: int) -> int:
+    """`first` above the source's Series Number; `first` where it has none that can be used."""
     try:
         number = int(instance.get("SeriesNumber") or 0)
     except (TypeError, ValueError):
         number = 0
-    usable = 0 <= number <= _LARGEST_INTEGER_STRING - FIRST_SERIES_NUMBER
-    return FIRST_SERIES_NUMBER + (number if usable else 0)
+    return first + (number if 0 <= number <= _LARGEST_INTEGER_STRING - first else 0)
 
 
 def set_times(dataset: Dataset, instance: Dataset, created_at: float) -> None:

@@ -12,7 +12,7 @@ from node.core.anatomy import Code, Segment
 from node.core.model import TILE_STEP, Model, Profile
 from node.dicom.elements import code_item, long_string, sr_code
 from node.dicom.results.answer import Answer
-from node.dicom.results.context import Caveat, profile_mark
+from node.dicom.results.context import Caveat, profile_mark, tracking_id
 
 # What a profile changes, by name; a result of the exact one does not mention it.
 CHANGES: Final = {
@@ -62,7 +62,7 @@ def _description(
         segmented_property_type=sr_code(segment.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
-        tracking_id=f"{answer.model.name} {segment.number} {segment.label}",
+        tracking_id=tracking_id(answer.model, segment),
         tracking_uid=answer.tracking_uid(segment.number),
         anatomic_regions=[sr_code(segment.region)] if segment.region else None,
         display_color=CIELabColor.from_rgb(*segment.colour),

@@ -6,37 +6,28 @@ what the form promises a viewer must be so. Nothing here is shared with the enco
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from struct import error as struct_error
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from node.core.anatomy import Segment
-from node.core.model import Model
-from node.core.names import SeriesInstanceUID, SOPInstanceUID
-from node.core.result import Identity, ObjectRef, ResultKind, SegForm, SegType
-from node.core.uids import ResultUIDs
-from node.core.volume import LabelMap, Volume
-from node.dicom.planes import Plane, planes_of
+from node.core.result import SegForm, SegType
+from node.core.volume import LabelMap
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.decoded import (
     Frame,
     Origin,
     Vector,
-    frames,
     opened,
-    segment_volumes_ml,
     wrong,
 )
 from node.dicom.results.promises import Place, require_form, require_identity, require_segments
-from node.dicom.series import SourceSeries
+from node.dicom.rounding import off_grid_mm
 from node.dicom.volumes import tolerance_mm
 
 POSITION_TOLERANCE_MM = 0.01
-
-__all__ = ["frames", "segment_volumes_ml", "verify", "verify_segmentations"]
 
 
 def verify_segmentations(objects: Sequence[ResultObject], answer: Answer, form: SegForm) -> None:
@@ -76,6 +67,7 @@ class _Gate:
             (0,) if fractional else self.grid.array.shape, self.grid.array.dtype
         )
         self.positions = _source_positions(self.answer)
+        self.allowed_mm = _allowed_mm(self.grid, self.positions)
         self.present = _present(self.grid)
 
     def read(self, one: ResultObject, number: int) -> None:
@@ -121,7 +113,7 @@ class _Gate:
         where = frame.position.tobytes(), frame.sources
         if where not in self.slices:
             _require_on_source(frame, self.positions)
-            self.slices[where] = _slice_index(frame, self.grid)
+            self.slices[where] = _slice_index(frame, self.grid, self.allowed_mm)
         index, number = self.slices[where], frame.segment_number
         if number not in segments and self.form.type is not SegType.LABELMAP:
             raise wrong(f"{frame} on slice {index} is of an unknown Segment")
@@ -260,65 +252,20 @@ def _require_on_source(frame: Frame, positions: Mapping[Origin, Vector]) -> None
             raise wrong(f"{frame} lies {off:.3f} mm off {name}, from which it was derived")
 
 
-def _slice_index(frame: Frame, grid: LabelMap) -> int:
-    """The slice of the label map where the frame lies; as far off as a source slice may lie."""
+def _allowed_mm(grid: LabelMap, positions: Mapping[Origin, Vector]) -> float:
+    """As far off its slice of the label map as a source slice may lie; more where it is rounded."""
+    if grid.positions is not None or not positions:
+        return POSITION_TOLERANCE_MM
+    step = grid.affine[:3, 0]
+    spacing = float(np.linalg.norm(step))
+    points = np.array(sorted(positions.values(), key=lambda one: float(one @ step)))
+    return max(tolerance_mm(spacing), off_grid_mm(points, step / spacing))
+
+
+def _slice_index(frame: Frame, grid: LabelMap, allowed: float) -> int:
+    """The slice of the label map where the frame lies."""
     off = np.linalg.norm(grid.slice_positions - frame.position, axis=1)
     index = int(np.argmin(off))
-    spacing = float(np.linalg.norm(grid.affine[:3, 0]))
-    allowed = POSITION_TOLERANCE_MM if grid.positions is not None else tolerance_mm(spacing)
     if not off[index] <= allowed:
         raise wrong(f"{frame} lies {off[index]:.3f} mm off slice {index} of the label map")
     return index
-
-
-# --- the name before there were forms, until nobody calls it
-
-
-def verify(
-    segmentation: bytes,
-    against: LabelMap,
-    model: Model,
-    source: SourceSeries,
-    planes: Sequence[Plane] | None = None,
-) -> None:
-    """verify_segmentations of one object of the default form, whose UIDs are its own."""
-    try:
-        header = dcmread(BytesIO(segmentation), stop_before_pixels=True)
-        series, instance = str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
-        earlier = [
-            str(i.ReferencedSOPInstanceUID) for i in header.get("ReferencedImageSequence", ())
-        ]
-    except Exception as error:
-        raise wrong(f"it cannot be parsed: {error!r}") from error
-    uids = ResultUIDs(SeriesInstanceUID(series), SOPInstanceUID(instance))
-    if planes is None:
-        planes = [plane for one in source.instances for plane in planes_of(one)]
-    kind, sop_class = ResultKind.SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.4"
-    named = [
-        ObjectRef(kind, "", sop_class, uids.series_instance_uid, SOPInstanceUID(uid))
-        for uid in earlier
-    ]
-    volume = Volume(np.empty((0, 0, 0), np.float32), against.affine, "")
-    answer = Answer(
-        against,
-        against,
-        volume,
-        model,
-        source,
-        tuple(planes),
-        _Given("", "", uids),
-        0.0,
-        tuple(named),
-    )
-    ref = ObjectRef(kind, "", sop_class, uids.series_instance_uid, uids.sop_instance_uid)
-    verify_segmentations([ResultObject(ref, (segmentation,))], answer, SegForm())
-
-
-@dataclass(frozen=True)
-class _Given(Identity):
-    """UIDs that were chosen elsewhere."""
-
-    given: ResultUIDs
-
-    def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
-        return self.given

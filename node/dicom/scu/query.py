@@ -14,7 +14,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # built at imp
 
 from node.core.errors import Temporary
 from node.core.names import AETitle
-from node.dicom.scu.storage import Peer, associated
+from node.core.result import ObjectRef
+from node.dicom.scu import dicomweb
+from node.dicom.scu.association import associated
+from node.dicom.scu.peer import Peer
 
 _PENDING: Final = frozenset((0xFF00, 0xFF01))
 _SUCCESS: Final = 0x0000
@@ -36,10 +39,14 @@ class RemoteInstance:
 
 
 class Query:
-    """Questions to one Peer over one Association. Raises Temporary where it has no answer."""
+    """Questions to one Peer over one Association. Raises Temporary where it has no answer.
+
+    questions: how many C-FINDs were sent.
+    """
 
     def __init__(self, peer: Peer, association: Association) -> None:
         self._peer, self._association = peer, association
+        self.questions = 0
 
     def count(self, study_instance_uid: str, series_instance_uid: str) -> int:
         """How many Instances of the Series it holds; 0 where it does not know the Series."""
@@ -67,9 +74,18 @@ class Query:
                 found[uid] = RemoteInstance(uid, number, of_class)
         return sorted(found.values(), key=lambda one: (one.number or 0, one.sop_instance_uid))
 
+    def holds(self, study_instance_uid: str, ref: ObjectRef) -> bool:
+        """Whether it has this very Instance (IMAGE level)."""
+        asked = _identifier("IMAGE", study_instance_uid, ref.series_instance_uid)
+        asked.SOPInstanceUID = ref.sop_instance_uid
+        return any(
+            _text(one, "SOPInstanceUID") == ref.sop_instance_uid for one in self._find(asked)
+        )
+
     def _find(self, identifier: Dataset) -> Sequence[Dataset]:
         """All answers to one question, within the Peer's time in all."""
         deadline = time.monotonic() + self._peer.timeout_seconds
+        self.questions += 1
         found: list[Dataset] = []
         try:
             responses = self._association.send_c_find(
@@ -99,6 +115,18 @@ def querying(peer: Peer, calling_ae_title: AETitle) -> Iterator[Query]:
     contexts = [(StudyRootQueryRetrieveInformationModelFind, None)]
     with associated(peer, calling_ae_title, contexts) as association:
         yield Query(peer, association)
+
+
+def holds(peer: Peer, calling_ae_title: AETitle, study_instance_uid: str, ref: ObjectRef) -> bool:
+    """Whether a Peer says that it has an object. Raises Temporary, Fatal where it says nothing.
+
+    By C-FIND, or QIDO-RS to a DICOMweb Peer: less than a commitment, and known by every archive.
+    """
+    if peer.web is not None:
+        series = ref.series_instance_uid
+        return dicomweb.holds(peer, study_instance_uid, series, ref.sop_instance_uid)
+    with querying(peer, calling_ae_title) as query:
+        return query.holds(study_instance_uid, ref)
 
 
 def _identifier(level: str, study_instance_uid: str, series_instance_uid: str) -> Dataset:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from node.core.disk import fsync_folder
 from node.core.errors import ConfigError
 from node.core.model import Model
 from node.inference import environment
@@ -203,17 +204,9 @@ def _write_file(path: Path, content: bytes) -> None:
 def _settle(part: Path, place: Path) -> None:
     """Every folder on disk, then the name, then the name on disk."""
     for folder, _, _ in os.walk(part, topdown=False):
-        _fsync_folder(Path(folder))
+        fsync_folder(Path(folder))
     part.rename(place)  # over an empty folder at most
-    _fsync_folder(place.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync_folder(place.parent)
 
 
 def _moved(model: Model, part: Path, place: Path) -> Model:

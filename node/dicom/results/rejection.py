@@ -1,0 +1,83 @@
+"""A note that earlier results are replaced: Key Object Selection, IHE RAD IOCM (RAD-66).
+
+An archive that knows IOCM hides what the note refers to; one that does not shows the note.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from highdicom.sr import CompositeContentItem, ImageContentItem
+from pydicom import Dataset
+from pydicom.uid import KeyObjectSelectionDocumentStorage
+
+from node.core.anatomy import Code
+from node.core.errors import Fatal
+from node.core.model import Model
+from node.core.result import ObjectRef, ResultKind
+from node.dicom.elements import sr_code
+from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.context import SeriesKind
+from node.dicom.results.document import (
+    SOURCE,
+    comment,
+    new_document,
+    observer,
+    of_result,
+    references_of,
+    set_content,
+)
+from node.dicom.results.segmentation import RESEARCH_USE, file_bytes
+
+_SERIES: Final = SeriesKind("KO", 2900, "Research use: replaced, ")
+_TITLE: Final = Code("113001", "DCM", "Rejected for Quality Reasons")  # PS3.16 CID 7010
+_DESCRIPTION: Final = Code("113012", "DCM", "Key Object Description")
+_IMAGES: Final = (ResultKind.SEGMENTATION, ResultKind.CAPTURE)
+
+
+def encode_rejection(answer: Answer) -> ResultObject:
+    """That the predecessors of this Answer are replaced by it. Raises Fatal without any."""
+    replaced = [ref for ref in answer.predecessors if ref.kind is not ResultKind.REJECTION]
+    if not replaced:
+        raise Fatal("there is no earlier result: a rejection note has nothing to refer to")
+    uids = answer.uids(ResultKind.REJECTION)
+    model = answer.model
+    dataset = new_document(
+        _source(answer),
+        model,
+        uids,
+        KeyObjectSelectionDocumentStorage,
+        _SERIES,
+        answer.created_at,
+        [model.title, model.version],
+    )
+    set_content(dataset, _TITLE, "2010", _content(model, replaced))
+    dataset.CurrentRequestedProcedureEvidenceSequence = references_of(
+        dataset, map(of_result, replaced)
+    )
+    ref = ObjectRef(
+        ResultKind.REJECTION,
+        "",
+        KeyObjectSelectionDocumentStorage,
+        uids.series_instance_uid,
+        uids.sop_instance_uid,
+    )
+    return ResultObject(ref, (file_bytes(dataset),))
+
+
+def _source(answer: Answer) -> Dataset:
+    first = answer.planes[0].sop_instance_uid
+    return next(one for one in answer.source.instances if one.get("SOPInstanceUID") == first)
+
+
+def _content(model: Model, replaced: Sequence[ObjectRef]) -> Iterator[Any]:
+    """TID 2010. Why, in words, and each object."""
+    yield from observer(model)
+    yield comment(f"Replaced by a later result for the same Series. {RESEARCH_USE}", _DESCRIPTION)
+    for ref in replaced:
+        kind = ImageContentItem if ref.kind in _IMAGES else CompositeContentItem
+        yield kind(
+            sr_code(SOURCE),
+            referenced_sop_class_uid=ref.sop_class_uid,
+            referenced_sop_instance_uid=ref.sop_instance_uid,
+            relationship_type="CONTAINS",
+        )

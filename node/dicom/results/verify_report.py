@@ -1,0 +1,134 @@
+"""The gate before delivery: a report is read again and compared with labels and Segmentations.
+
+Nothing here is shared with the encoder: the tree is walked with pydicom, measurements are counted
+again by code of their own.
+"""
+
+from collections.abc import Container, Iterator, Sequence
+from io import BytesIO
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage
+
+from node.core.errors import Fatal
+from node.core.result import ResultKind
+from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.recount import count_again
+from node.dicom.results.tree import every, letters, only
+from node.dicom.results.verify_groups import require_groups, wrong
+
+_COMMENT = ("121106", "DCM")
+_FINDING = ("121071", "DCM")
+_EVALUATIONS = ("C0034375", "UMLS")
+_OBSERVER_UID = ("121012", "DCM")
+
+
+def verify_report(
+    report: ResultObject, answer: Answer, segmentations: Sequence[ResultObject]
+) -> None:
+    """Whether the file says what the labels and the Segmentations say.
+
+    Each number must agree to six digits, each reference must lead somewhere, each Segment with a
+    voxel must be there once under its own Tracking UID.
+    Raises Fatal saying what is wrong: a bug of ours.
+    """
+    try:
+        dataset = dcmread(BytesIO(report.content))
+        _require_identity(dataset, report, answer)
+        _require_references(dataset, answer, segmentations)
+        counted = count_again(answer.label_map, answer.predicted, answer.volume)
+        _require_words(dataset, answer, counted)
+        require_groups(dataset, answer, segmentations, counted)
+    except Fatal:
+        raise
+    except Exception as error:  # broken bytes make the parser raise almost anything
+        raise wrong(f"it lacks what a report must have: {error!r}") from error
+
+
+def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) -> None:
+    """Same patient and Study, its own UIDs, and nobody said that it was verified."""
+    source = _source(answer)
+    for keyword in ("PatientID", "PatientName"):
+        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
+            raise wrong(f"its {keyword} is not the source's")  # and no name goes to the log
+    uids = answer.uids(ResultKind.REPORT, report.ref.form)
+    stated = {
+        "SOP Class": (dataset.SOPClassUID, Comprehensive3DSRStorage),
+        "SOP Class by name": (report.ref.sop_class_uid, Comprehensive3DSRStorage),
+        "SOP Instance UID": (dataset.SOPInstanceUID, uids.sop_instance_uid),
+        "UID by name": (report.ref.sop_instance_uid, uids.sop_instance_uid),
+        "Series Instance UID": (dataset.SeriesInstanceUID, uids.series_instance_uid),
+        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
+        "template": (dataset.ContentTemplateSequence[0].TemplateIdentifier, "1500"),
+        "Verification Flag": (dataset.VerificationFlag, "UNVERIFIED"),
+        "observer": (
+            only(dataset, _OBSERVER_UID).UID,
+            dataset.ContributingEquipmentSequence[0].DeviceUID,
+        ),
+    }
+    for name, (found, expected) in stated.items():
+        if found != expected:
+            raise wrong(f"its {name} is {found}, not {expected}")
+
+
+def _source(answer: Answer) -> Dataset:
+    known = {plane.sop_instance_uid for plane in answer.planes}
+    return next(one for one in answer.source.instances if one.SOPInstanceUID in known)
+
+
+def _require_references(
+    dataset: Dataset, answer: Answer, segmentations: Sequence[ResultObject]
+) -> None:
+    """The evidence is the source and the Segmentations; nothing else is referred to."""
+    source = _source(answer)
+    series = str(source.SeriesInstanceUID)
+    expected = {(series, plane.sop_instance_uid) for plane in answer.planes}
+    expected |= {(o.ref.series_instance_uid, o.ref.sop_instance_uid) for o in segmentations}
+    evidence = set(_hierarchy(dataset.CurrentRequestedProcedureEvidenceSequence))
+    if evidence != expected:
+        raise wrong(f"{len(evidence ^ expected)} instances of its evidence are wrong or missing")
+    for uid in _referred(dataset.ContentSequence):
+        if uid not in {instance for _, instance in evidence}:
+            raise wrong(f"it refers to {uid}, which is not among its evidence")
+    earlier = {
+        (ref.series_instance_uid, ref.sop_instance_uid)
+        for ref in answer.predecessors
+        if ref.kind is ResultKind.REPORT
+    }
+    if set(_hierarchy(dataset.get("PredecessorDocumentsSequence") or [])) != earlier:
+        raise wrong("it does not name the reports that it takes the place of")
+
+
+def _hierarchy(studies: Sequence[Dataset]) -> Iterator[tuple[str, str]]:
+    for study in studies:
+        for series in study.ReferencedSeriesSequence:
+            for item in series.ReferencedSOPSequence:
+                yield str(series.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID)
+
+
+def _referred(items: Sequence[Dataset]) -> Iterator[str]:
+    for item in items:
+        for reference in item.get("ReferencedSOPSequence") or []:
+            yield str(reference.ReferencedSOPInstanceUID)
+        yield from _referred(item.get("ContentSequence") or [])
+
+
+def _require_words(dataset: Dataset, answer: Answer, counted: Container[int]) -> None:
+    """What people must read: that it is for research, and what the network did not find."""
+    comments = [str(item.TextValue) for item in every(dataset, _COMMENT)]
+    if not any("not a medical device" in text for text in comments):
+        raise wrong("it does not say that it is no medical device")
+    if not str(dataset.SeriesDescription).startswith("Research use"):
+        raise wrong("its Series Description does not say that it is for research")
+    if answer.label_map.positions is not None and not any("egular grid" in c for c in comments):
+        raise wrong("it does not say that the slices were resampled")
+    missing = [segment for segment in answer.model.segments if segment.number not in counted]
+    said = " ".join(
+        str(item.TextValue)
+        for evaluations in every(dataset, _EVALUATIONS)
+        for item in every(evaluations, _FINDING)
+        if item.ValueType == "TEXT"
+    )
+    for segment in missing:
+        if letters(segment.label) not in letters(said):
+            raise wrong(f"it does not say that {segment.label} was not found")

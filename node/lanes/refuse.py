@@ -1,0 +1,65 @@
+"""The lane that tells Peers which want to know that a Series has no result, and why."""
+
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from node import pipeline
+from node.core.errors import SegnodeError
+from node.core.job import Job
+from node.core.model import Model
+from node.core.result import Wants
+from node.core.wants import wanted
+from node.dicom.inbox import Inbox
+from node.dicom.outbox import Outbox
+from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.store.jobs import JobStore
+from node.store.series import SeriesStore
+
+log = structlog.get_logger()
+
+
+class RefusalLane(Lane):
+    """Of Jobs that are REJECTED, or FAILED without a result."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        inbox: Inbox,
+        series: SeriesStore,
+        outbox: Outbox,
+        models: Mapping[str, Model],
+        wants: Mapping[str, Wants],
+        on_refused: Wake,
+    ) -> None:
+        super().__init__("refuse")
+        self._jobs, self._inbox, self._series, self._outbox = jobs, inbox, series, outbox
+        self._models, self._wants, self._on_refused = models, wants, on_refused
+
+    def step(self) -> float:
+        job = self._jobs.refused()
+        if job is None:
+            return IDLE_SECONDS
+        told = {
+            peer: self._wants[peer]
+            for peer in job.recipients
+            if peer in self._wants and self._wants[peer].refusal_report
+        }
+        if not told or self._jobs.objects(job.id) or job.model not in self._models:
+            self._jobs.tell_refusal(job, (), {}, time.time())
+            return AT_ONCE
+        self._tell(job, told)
+        return AT_ONCE
+
+    def _tell(self, job: Job, told: Mapping[str, Wants]) -> None:
+        try:
+            refs = pipeline.refuse(
+                job, self._inbox, self._series, self._outbox, self._models[job.model]
+            )
+        except (SegnodeError, OSError) as error:  # its files are gone, or make no report
+            log.warning("no refusal report can be made", job=job.id, reason=str(error))
+            refs = []
+        gets = {peer: wanted(wants, refs) for peer, wants in told.items()}
+        self._jobs.tell_refusal(job, refs, gets, time.time())
+        self._on_refused()

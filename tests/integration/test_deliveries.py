@@ -1,0 +1,228 @@
+"""Deliveries in a real SQLite: each object to each Peer on its own, confirmed, lost, told again."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from alembic import command
+
+from node.core.delivery import Delivery, DeliveryState
+from node.core.errors import Fatal
+from node.core.job import Job, JobEvent, JobState
+from node.core.names import SOPInstanceUID
+from node.core.result import ObjectRef, ResultKind
+from node.store import database
+from node.store.deliveries import DeliveryStore
+from node.store.jobs import JobStore
+from tests.integration.test_store import _queued
+from tests.stored import segmentation_of, segmented, the_one
+
+NOW = 1000.0
+
+
+class Stores:
+    """One Job for the Peers a and b."""
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        self.jobs, self.deliveries = JobStore(engine), DeliveryStore(engine)
+        self.job = _queued(engine, ("a", "b"))
+
+    def report(self) -> ObjectRef:
+        plain = segmentation_of(self.job)
+        uid = SOPInstanceUID(f"{plain.sop_instance_uid}.1")
+        return replace(plain, kind=ResultKind.REPORT, sop_instance_uid=uid)
+
+    def now(self) -> Job:
+        found = self.jobs.get(self.job.id)
+        assert found is not None
+        return found
+
+    def of(self, peer: str) -> list[Delivery]:
+        return [one for one in self.jobs.deliveries(self.job.id) if one.peer == peer]
+
+    def states(self, peer: str) -> list[str]:
+        return [str(one.state) for one in self.of(peer)]
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    engine = database.connect(tmp_path)
+    database.migrate(engine)
+    yield Stores(engine)
+    engine.dispose()
+
+
+def test_the_objects_of_a_job_that_are_due_to_a_peer_are_taken_together_in_order(
+    stores: Stores,
+) -> None:
+    segmented(stores.jobs, stores.job, NOW, stores.report())
+    taken = stores.deliveries.take("a", NOW)
+    assert taken is not None
+    assert [one.kind for one in taken[1]] == [ResultKind.SEGMENTATION, ResultKind.REPORT]
+    assert stores.deliveries.take("a", NOW, {stores.job.id}) is None  # in another lane's hand
+
+
+def test_each_object_has_its_own_outcome(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW, stores.report())
+    taken, other = stores.deliveries.take("a", NOW), stores.deliveries.take("b", NOW)
+    assert taken is not None
+    assert other is not None
+    stores.deliveries.delivered(taken[1][0], "stored, 0x0000", NOW)
+    stores.deliveries.failed(taken[1][1], "takes no reports", NOW)
+    for one in other[1]:
+        finished = stores.deliveries.delivered(one, "stored, 0x0000", NOW)
+    assert stores.states("a") == ["done", "failed"]
+    assert finished is not None
+    assert (finished.state, finished.reason) == (JobState.FAILED, "a: takes no reports")
+    stores.jobs.resend(stores.job.id, JobState.FAILED, NOW)
+    again = stores.deliveries.take("a", NOW)
+    assert the_one(again).kind is ResultKind.REPORT
+    assert stores.deliveries.take("b", NOW) is None
+
+
+def test_what_a_peer_stored_is_not_delivered_before_it_confirms_it(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    stores.deliveries.delivered(the_one(stores.deliveries.take("b", NOW)), "stored", NOW)
+    sent = the_one(stores.deliveries.take("a", NOW))
+    stores.deliveries.stored(sent, "stored, 0x0000", "2.25.1", NOW + 60, NOW)
+    assert stores.states("a") == ["stored"]
+    assert stores.now().state is JobState.SEGMENTED
+    assert stores.deliveries.take("a", NOW + 1) is None  # it is not sent again
+    assert stores.deliveries.take_unconfirmed("a", NOW + 59) is None
+    (finished,) = stores.deliveries.committed("2.25.1", [sent.sop_instance_uid], {}, NOW + 5)
+    assert finished.state is JobState.DELIVERED
+    (delivery,) = stores.of("a")
+    assert delivery.answer == "stored, 0x0000; confirmed by Storage Commitment"
+
+
+def test_what_a_peer_does_not_keep_is_sent_again_after_a_pause(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    sent = the_one(stores.deliveries.take("a", NOW))
+    stores.deliveries.stored(sent, "stored, 0x0000", "2.25.1", NOW + 60, NOW)
+    failed = {sent.sop_instance_uid: "it does not have it"}
+    assert stores.deliveries.committed("2.25.1", [], failed, NOW + 1) == []
+    (delivery,) = stores.of("a")
+    assert delivery.state is DeliveryState.OPEN
+    assert delivery.answer == "a does not keep it: it does not have it; it is sent again"
+    assert stores.deliveries.take("a", NOW + 2) is None
+    assert the_one(stores.deliveries.take("a", NOW + 7)).attempts == 2
+
+
+def test_a_report_on_a_request_of_before_changes_nothing(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    sent = the_one(stores.deliveries.take("a", NOW))
+    stores.deliveries.stored(sent, "stored", "2.25.1", NOW + 60, NOW)
+    stores.deliveries.lost(sent, "it is gone", NOW + 61)
+    again = the_one(stores.deliveries.take("a", NOW + 100))
+    stores.deliveries.stored(again, "stored", "2.25.2", NOW + 200, NOW + 100)
+    assert stores.deliveries.committed("2.25.1", [sent.sop_instance_uid], {}, NOW + 101) == []
+    assert stores.deliveries.committed("9.9.9", [sent.sop_instance_uid], {}, NOW + 101) == []
+    assert stores.states("a") == ["stored"]
+
+
+def test_what_was_not_confirmed_in_time_is_looked_for(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    sent = the_one(stores.deliveries.take("a", NOW))
+    stores.deliveries.stored(sent, "stored", "2.25.1", NOW + 60, NOW)
+    taken = the_one(stores.deliveries.take_unconfirmed("a", NOW + 60))
+    stores.deliveries.ask_later(taken, NOW + 120, "stored, not confirmed yet: it is down")
+    assert stores.deliveries.take_unconfirmed("a", NOW + 119) is None
+    taken = the_one(stores.deliveries.take_unconfirmed("a", NOW + 120))
+    stores.deliveries.confirmed(taken, "confirmed: the Peer finds it", NOW + 121)
+    assert stores.states("a") == ["done"]
+
+
+def test_a_job_that_nobody_gets_anything_of_is_delivered(stores: Stores) -> None:
+    moved = stores.jobs.segmented(stores.job.id, [segmentation_of(stores.job)], {}, NOW)
+    assert moved.state is JobState.DELIVERED
+
+
+def test_a_job_that_runs_again_sends_its_new_objects_and_remembers_who_has_the_old_ones(
+    stores: Stores,
+) -> None:
+    segmented(stores.jobs, stores.job, NOW, stores.report())
+    taken = stores.deliveries.take("a", NOW)
+    assert taken is not None
+    stores.deliveries.failed(taken[1][0], "refused", NOW)
+    stores.deliveries.failed(taken[1][1], "refused", NOW)
+    other = stores.deliveries.take("b", NOW)
+    assert other is not None
+    for one in other[1]:
+        stores.deliveries.delivered(one, "stored", NOW)
+    assert stores.now().state is JobState.FAILED
+    stores.jobs.rerun(stores.job.id, JobState.FAILED, NOW)
+    label_map = replace(
+        segmentation_of(stores.job), form="labelmap", sop_instance_uid=SOPInstanceUID("1.9")
+    )
+    stores.jobs.segmented(stores.job.id, [label_map], {"a": [label_map]}, NOW)
+    assert the_one(stores.deliveries.take("a", NOW)).sop_instance_uid == "1.9"
+    assert stores.deliveries.take("b", NOW) is None
+    given = {one.sop_instance_uid for one in stores.jobs.given(stores.job.id)}
+    assert given == {
+        segmentation_of(stores.job).sop_instance_uid, stores.report().sop_instance_uid, "1.9",
+    }  # fmt: skip
+
+
+def test_a_failed_job_without_a_result_cannot_be_sent_again(stores: Stores) -> None:
+    stores.jobs.transition(stores.job.id, JobState.QUEUED, JobEvent.FAIL, NOW, "no such device")
+    with pytest.raises(Fatal, match=f"segnode jobs rerun {stores.job.id}"):
+        stores.jobs.resend(stores.job.id, JobState.FAILED, NOW)
+
+
+def test_a_refusal_is_told_once_and_not_any_more_when_the_job_runs_again(stores: Stores) -> None:
+    stores.jobs.transition(stores.job.id, JobState.QUEUED, JobEvent.REJECT, NOW, "tilted")
+    refused = stores.jobs.refused()
+    assert refused is not None
+    ref = replace(segmentation_of(refused), kind=ResultKind.REFUSAL)
+    stores.jobs.tell_refusal(refused, [ref], {"a": [ref]}, NOW)
+    assert stores.jobs.refused() is None
+    sent = the_one(stores.deliveries.take("a", NOW))
+    assert sent.kind is ResultKind.REFUSAL
+    stores.deliveries.retry(sent, NOW, "busy", NOW)
+    stores.jobs.rerun(refused.id, JobState.REJECTED, NOW)
+    assert stores.deliveries.take("a", NOW + 1) is None
+    assert [one.kind for one in stores.jobs.given(refused.id)] == [ResultKind.REFUSAL]
+    assert stores.states("a") == ["done"]  # nothing more will happen to it
+
+
+def _at(folder: Path, revision: str) -> sqlalchemy.Engine:
+    engine = database.connect(folder)
+    config = database._alembic()
+    with database.writing(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine
+
+
+def test_deliveries_of_an_older_schema_keep_what_they_know(tmp_path: Path) -> None:
+    _at(tmp_path, "0002").dispose()
+    with sqlite3.connect(tmp_path / database.FILE_NAME) as old:
+        for number, state in ((1, "DELIVERED"), (2, "QUEUED"), (3, "REJECTED")):
+            old.execute(
+                "INSERT INTO job (id, route, model, model_fingerprint, input_fingerprint, "
+                "result_series_uid, result_sop_uid, state, attempts, not_before, created_at, "
+                "updated_at, timings) VALUES (?, 'r', 'm', 'f', ?, '1.1', ?, ?, 1, 0, 0, 5, '{}')",
+                (number, f"in{number}", f"1.2.{number}", state),
+            )
+        old.execute(
+            "INSERT INTO delivery (job_id, peer, attempts, not_before, tried_at, answer, done_at) "
+            "VALUES (1, 'pacs', 2, 7, 8, 'stored, 0x0000', 9)"
+        )
+        for number in (2, 3):
+            old.execute(
+                "INSERT INTO delivery (job_id, peer, attempts, not_before) "
+                f"VALUES ({number}, 'pacs', 0, 0)"
+            )
+    engine = database.connect(tmp_path)
+    database.migrate(engine)
+    jobs = JobStore(engine)
+    (kept,) = jobs.deliveries(jobs.list()[-1].id)
+    assert (kept.kind, kept.sop_instance_uid, kept.attempts) == ("SEG", "1.2.1", 2)
+    assert (kept.state, kept.answer) == ("done", "stored, 0x0000")
+    assert [one.sop_instance_uid for one in jobs.given(kept.job_id)] == ["1.2.1"]
+    assert {one.id: one.recipients for one in jobs.list()} == dict.fromkeys((1, 2, 3), ("pacs",))
+    assert jobs.refused() is None  # nobody is told now of what was refused long ago
+    engine.dispose()

@@ -1,0 +1,260 @@
+"""Refusals and rejection notes, judged by dciodvfy, DCMTK and highdicom."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import highdicom
+import pytest
+from pydicom import Dataset, dcmread
+
+from node.core.errors import Fatal
+from node.core.names import SeriesInstanceUID, SOPInstanceUID
+from node.core.result import ObjectRef, ResultKind
+from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.refusal import MAX_REASON, encode_refusal, in_words
+from node.dicom.results.rejection import encode_rejection
+from node.dicom.results.segmentation import file_bytes
+from node.dicom.results.verify_document import verify_refusal, verify_rejection
+from tests.answers import CREATED_AT
+from tests.measured import IDENTITY, answer_of, make_ct, with_predecessors
+from tests.series_factory import make_enhanced, make_series
+from tests.unit.test_report import faults_of, require_dcmtk_reads
+from tests.unit.test_seg import make_model, read_back, source_of
+
+REASON = "slice 12 of 40 is missing between z = 31.5 and 34.5 mm; send the Series again"
+OUR_SCHEME = (
+    "Warning - Unrecognized defined term <99SEGNODE> for value 1 of attribute "
+    "<Coding Scheme Designator>"
+)
+
+
+def _referenced(instances: list[Dataset]) -> list[tuple[str, str]]:
+    return [(one.SOPClassUID, one.SOPInstanceUID) for one in instances]
+
+
+def _refused(
+    instances: list[Dataset], reason: str = REASON, route: str = "brain MR"
+) -> ResultObject:
+    refusal = encode_refusal(
+        instances[0],
+        route,
+        "Hippocampus",
+        make_model(),
+        reason,
+        IDENTITY,
+        CREATED_AT,
+        _referenced(instances),
+    )
+    verify_refusal(refusal, instances[0], in_words(reason), _referenced(instances))
+    return refusal
+
+
+def _texts(document: ResultObject) -> list[str]:
+    items = dcmread(BytesIO(document.content)).ContentSequence
+    return [
+        str(item.TextValue)
+        for item in items
+        if item.RelationshipType == "CONTAINS" and item.ValueType == "TEXT"
+    ]
+
+
+def test_a_refusal_says_why_and_that_nothing_was_looked_at() -> None:
+    refusal = _refused(make_series())
+    assert _texts(refusal) == [
+        f"No result of Hippocampus (route brain MR): {REASON}",
+        "The images were not analysed: nothing follows from the absence of findings",
+        "Research use; not a medical device",
+    ]
+    dataset = dcmread(BytesIO(refusal.content))
+    assert dataset.ConceptNameCodeSequence[0].CodeMeaning == "No result"
+    assert dataset.SeriesDescription == "No result: Hippocampus"
+    assert (dataset.Modality, dataset.SeriesNumber) == ("SR", 2503)
+    assert refusal.ref.kind is ResultKind.REFUSAL
+    (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == make_series()[0].SeriesInstanceUID
+    assert len(series.ReferencedSOPSequence) == 20
+
+
+def test_a_refusal_needs_no_more_of_the_source_than_its_uids() -> None:
+    (one, *_) = make_series()
+    for element in list(one):
+        if not element.keyword.endswith("UID"):
+            del one[element.tag]
+    del one.FrameOfReferenceUID
+    refusal = _refused([one])
+    assert dcmread(BytesIO(refusal.content)).PatientID == ""
+    del one.StudyInstanceUID
+    with pytest.raises(Fatal, match="has no StudyInstanceUID"):
+        _refused([one])
+
+
+def test_the_same_refusal_is_the_same_document_and_another_reason_is_another() -> None:
+    one, again, other = (
+        _refused(make_series()),
+        _refused(make_series()),
+        _refused(make_series(), "the Peer was away"),
+    )
+    assert one.content == again.content
+    assert one.ref.sop_instance_uid != other.ref.sop_instance_uid
+    assert one.ref.series_instance_uid == other.ref.series_instance_uid
+    elsewhere = _refused(make_series(), route="other")
+    assert elsewhere.ref.sop_instance_uid != one.ref.sop_instance_uid
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("two\nlines\tand \x1b[31mred\x00", "two lines and [31mred"),
+        ("it failed: Traceback (most recent call last)\n File x", "it failed:"),
+        ("Traceback (most recent call last)\n", "an error of the node, which its log tells of"),
+        ("half a pair \ud800 and \u202eturned", "half a pair and turned"),
+        ("", "an error of the node, which its log tells of"),
+        ("512 × 512 Größe", "512 × 512 Größe"),
+    ],
+)
+def test_a_reason_is_a_line_that_a_person_can_read(reason: str, words: str) -> None:
+    assert in_words(reason) == words
+    assert words in _texts(_refused(make_series(), reason))[0]
+
+
+def test_a_reason_without_end_has_one() -> None:
+    words = in_words("because " * 10_000)
+    assert len(words) <= MAX_REASON
+    assert words.endswith(" ...")
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 100", "ISO_IR 192"])
+def test_a_reason_and_a_name_beyond_ascii_survive(character_set: str) -> None:
+    instances = make_series()
+    for one in instances:
+        one.SpecificCharacterSet, one.PatientName = character_set, "Buc^Jérôme"
+    refusal = _refused([read_back(one) for one in instances], "Größe 512 × 512, 左")
+    dataset = dcmread(BytesIO(refusal.content))
+    assert str(dataset.PatientName) == "Buc^Jérôme"
+    assert "Größe 512 × 512, 左" in _texts(refusal)[0]
+
+
+@pytest.mark.parametrize(
+    "instances",
+    [make_series(), make_ct(), [make_enhanced(make_series())]],
+    ids=["MR", "CT", "enhanced MR"],
+)
+def test_dciodvfy_and_dcmtk_find_no_fault_in_a_refusal(
+    tmp_path: Path, instances: list[Dataset]
+) -> None:
+    (tmp_path / "refusal.dcm").write_bytes(_refused(instances).content)
+    assert faults_of(tmp_path / "refusal.dcm") <= {OUR_SCHEME}
+    shown = require_dcmtk_reads(tmp_path / "refusal.dcm")
+    assert REASON in shown
+
+
+def _ref(kind: ResultKind, sop_class: str, number: int) -> ObjectRef:
+    return ObjectRef(
+        kind, "", sop_class, SeriesInstanceUID(f"1.2.{number}"), SOPInstanceUID(f"1.3.{number}")
+    )
+
+
+SEG = _ref(ResultKind.SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.4", 1)
+REPORT = _ref(ResultKind.REPORT, "1.2.840.10008.5.1.4.1.1.88.34", 2)
+NOTE = _ref(ResultKind.REJECTION, "1.2.840.10008.5.1.4.1.1.88.59", 3)
+
+
+@pytest.fixture
+def answer() -> Answer:
+    return with_predecessors(answer_of(source_of(make_series())), [SEG, REPORT, NOTE])
+
+
+def test_a_rejection_note_refers_to_all_that_is_replaced_but_other_notes(answer: Answer) -> None:
+    note = encode_rejection(answer)
+    verify_rejection(note, answer)
+    read = highdicom.ko.KeyObjectSelectionDocument.from_dataset(dcmread(BytesIO(note.content)))
+    content = read.content
+    assert content[0].name.value == "113001"
+    assert content[0].template_id == "2010"
+    assert {str(item.referenced_sop_instance_uid) for item in content.get_references()} == {
+        str(SEG.sop_instance_uid),
+        str(REPORT.sop_instance_uid),
+    }
+    assert read.resolve_reference(SEG.sop_instance_uid)[1] == SEG.series_instance_uid
+    (_,) = content.get_observer_contexts()
+    assert (read.Modality, read.SeriesNumber) == ("KO", 2903)
+    assert note.ref.kind is ResultKind.REJECTION
+    assert note.content == encode_rejection(answer).content
+
+
+def test_without_an_earlier_result_there_is_nothing_to_reject(answer: Answer) -> None:
+    with pytest.raises(Fatal, match="there is no earlier result"):
+        encode_rejection(with_predecessors(answer, [NOTE]))
+
+
+def test_dciodvfy_and_dcmtk_find_no_fault_in_a_rejection_note(
+    tmp_path: Path, answer: Answer
+) -> None:
+    (tmp_path / "note.dcm").write_bytes(encode_rejection(answer).content)
+    assert faults_of(tmp_path / "note.dcm") == set()
+    assert "Rejected for Quality Reasons" in require_dcmtk_reads(tmp_path / "note.dcm")
+
+
+def _drop_a_reference(dataset: Dataset) -> None:
+    del dataset.ContentSequence[-1]
+
+
+def _drop_evidence(dataset: Dataset) -> None:
+    del dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+
+
+def _retitle(dataset: Dataset) -> None:
+    dataset.ConceptNameCodeSequence[0].CodeValue = "113000"
+
+
+def _drop_content(dataset: Dataset) -> None:
+    del dataset.ContentSequence
+
+
+def _set(keyword: str, value: str) -> Callable[[Dataset], None]:
+    return lambda dataset: setattr(dataset, keyword, value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_drop_a_reference, "does not refer to all that it replaces"),
+        (_drop_evidence, "1 instances of its evidence"),
+        (_retitle, "its title is not Rejected for Quality Reasons"),
+        (_drop_content, "it cannot be read"),
+        (_set("PatientName", "Somebody^Else"), "its PatientName is not the source's"),
+        (_set("StudyInstanceUID", "1.2"), "its Study is 1.2"),
+        (_set("SOPInstanceUID", "1.2"), "its SOP Instance UID is 1.2"),
+    ],
+)
+def test_a_rejection_note_that_is_wrong_does_not_leave(
+    answer: Answer, spoil: Callable[[Dataset], None], sentence: str
+) -> None:
+    note = encode_rejection(answer)
+    dataset = dcmread(BytesIO(note.content))
+    spoil(dataset)
+    with pytest.raises(Fatal, match=sentence):
+        verify_rejection(replace(note, pieces=(file_bytes(dataset),)), answer)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_drop_evidence, "20 instances of its evidence"),
+        (_drop_content, "it does not say"),
+        (_set("SOPClassUID", "1.2"), "its SOP Class is 1.2"),
+    ],
+)
+def test_a_refusal_that_is_wrong_does_not_leave(
+    spoil: Callable[[Dataset], None], sentence: str
+) -> None:
+    instances = make_series()
+    refusal = _refused(instances)
+    dataset = dcmread(BytesIO(refusal.content))
+    spoil(dataset)
+    spoiled = replace(refusal, pieces=(file_bytes(dataset),))
+    with pytest.raises(Fatal, match=sentence):
+        verify_refusal(spoiled, instances[0], REASON, _referenced(instances))
