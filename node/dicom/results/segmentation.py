@@ -203,8 +203,8 @@ def _require_grid(plane: Plane, instance: Dataset, label_map: LabelMap) -> None:
         raise Fatal(f"{name_of(instance)} is not in the label map's Frame of Reference")
 
 
-def file_bytes(segmentation: Dataset) -> bytes:
-    """A Segmentation as a DICOM file (PS3.10 7)."""
+def file_bytes(dataset: Dataset) -> bytes:
+    """A data set as a DICOM file (PS3.10 7)."""
     buffer = BytesIO()
-    dcmwrite(buffer, segmentation, enforce_file_format=True)
+    dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
