@@ -16,23 +16,28 @@ from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.core.result import Wants
 from node.core.wants import wants_of
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.receiver.negotiation import Negotiated, negotiated
-from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.settings import Settings, TlsFiles
 from node.dicom.receiver.supervisor import Receiver
 from node.dicom.routing import Route, with_models
+from node.dicom.scu.commitment import report
 from node.dicom.scu.peer import Peer, Web
 from node.dicom.tls import Tls
 from node.dicom.trash import Trash
 from node.inference.engine import WorkerEngine
 from node.inference.model import load_model
+from node.lanes.clock import WatchedClock
 from node.lanes.close import CloseLane, longest
+from node.lanes.commit import CommitmentLane, taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane
 from node.lanes.deliver import DeliverLane, InHand, Pauses
+from node.lanes.give import GiveLane
 from node.lanes.lane import Lane
+from node.lanes.pace import Pace
 from node.lanes.record import RecordLane
 from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
@@ -40,7 +45,9 @@ from node.lanes.segment import SegmentLane
 from node.lanes.wait import WaitLane
 from node.lanes.watch import JobsInHand
 from node.ordering import channel_route
+from node.recording import Commitment
 from node.store import database
+from node.store.commitments import CommitmentStore
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
@@ -128,7 +135,14 @@ class Node:
             for number in range(engine.workers * config.inference.jobs_in_flight)
         ]
         asked = [peer for name, peer in peers_of(config).items() if config.peers[name].query]
-        recording = RecordLane(inbox, series, on_recorded=lambda: _wake([closing, *counting]))
+        commitments = CommitmentStore(store)
+        recording = RecordLane(
+            inbox,
+            series,
+            on_recorded=lambda: _wake([closing, *counting, *committing]),
+            commitment=Commitment(commitments.add_all, taking_reports(deliveries)),
+        )
+        committing = _committing(config, commitments, inbox, recording)
         closing = CloseLane(
             inbox,
             series,
@@ -141,7 +155,14 @@ class Node:
             header_counts=config.closing.images_in_acquisition,
         )
         counting = [
-            CountLane(series, peer, our_title, longest(routes, times_of(config)), closing.wake)
+            CountLane(
+                series,
+                peer,
+                our_title,
+                longest(routes, times_of(config)),
+                closing.wake,
+                Pace(config.peers[peer.name].queries_per_second),
+            )
             for peer in asked
         ]
         waiting = WaitingStore(store)
@@ -155,11 +176,17 @@ class Node:
             series.reopen(uid, time.time())
             log.info("series is routed anew: its route has changed", series_instance_uid=uid)
         waiting.restart(time.time())
-        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config))
+        clock = WatchedClock(data_dir / "retention.clock")
+        retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
         refusing = RefusalLane(
             jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
         )
-        keeping = [recording, closing, *counting, WaitLane(waiting, several), refusing, retaining]
+        giving = GiveLane(jobs, wants, lambda: _wake(delivering))
+        waits = WaitLane(waiting, several)
+        keeping = [recording, closing, *counting, waits, refusing, giving, retaining]
+        keeping += committing
+        for title in commitments.abandon(_commits_to(config), time.time()):
+            log.warning("commitment cannot be answered: no peer is called so", ae_title=title)
         started.callback(self._stop.wait_for, [*keeping, *delivering], LANE_STOP_SECONDS)
         started.callback(self._stop_segmenting, segmenting, engine)
         _start_lanes([*keeping, *delivering])
@@ -188,9 +215,16 @@ class Node:
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
         receiver = Receiver(receiver_settings(self._config), recording.wake)
-        self.port = receiver.start(section.host, section.port)
+        by_tls = section.tls.port if section.tls.listens else None
+        self.port = receiver.start(section.host, section.port or None, by_tls)
         started.callback(receiver.stop)
-        log.info("listening", ae_title=section.ae_title, host=section.host, port=self.port)
+        log.info(
+            "listening",
+            ae_title=section.ae_title,
+            host=section.host,
+            port=section.port and self.port,
+            tls_port=receiver.tls_port,
+        )
 
     def _wait_for_models(self, engine: WorkerEngine) -> None:
         try:
@@ -216,6 +250,19 @@ def _delivering(
             for number in range(peer.max_associations)
         ]
     return lanes
+
+
+def _committing(
+    config: Config, commitments: CommitmentStore, inbox: Inbox, recording: RecordLane
+) -> list[CommitmentLane]:
+    """One for each Peer that may ask: none delays another."""
+    section, our_title = config.delivery, AETitle(config.dicom.ae_title)
+    pauses = section.retry_first_seconds, section.retry_max_seconds
+    return [
+        CommitmentLane(commitments, inbox, recording, peer, our_title, report, *pauses)
+        for peer in peers_of(config).values()
+        if peer.ae_title in _commits_to(config)
+    ]
 
 
 def wants_by_peer(config: Config) -> Mapping[str, Wants]:
@@ -325,6 +372,9 @@ def receiver_settings(config: Config) -> Settings:
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
+        tls_only=_tls_only(config),
+        commits_to=_commits_to(config),
+        tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
         max_associations=dicom.max_associations,
         max_associations_per_peer=dicom.max_associations_per_peer,
         idle_seconds=dicom.idle_seconds,
@@ -335,6 +385,24 @@ def receiver_settings(config: Config) -> Settings:
         low_free_bytes=node.low_free_mb * 1_000_000,
         max_aside_bytes=node.max_aside_mb * 1_000_000,
     )
+
+
+def _commits_to(config: Config) -> Sequence[str]:
+    """Who may ask us for Storage Commitment: who may store, and can be answered."""
+    return [p.ae_title for p in config.peers.values() if p.ae_title and p.may_store]
+
+
+def _tls_only(config: Config) -> Sequence[str]:
+    """Who may not come over the plain port; nobody where there is no other."""
+    secure = [p.ae_title for p in config.peers.values() if p.ae_title and p.tls]
+    return secure if config.dicom.tls.listens else []
+
+
+def _tls_files(section: TlsSection) -> TlsFiles:
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return TlsFiles(str(section.certificate), text(section.key), text(section.clients_ca))
 
 
 def negotiation_of(config: Config) -> Negotiated:

@@ -21,6 +21,7 @@ from node.dicom.routing import with_models
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import querying
 from node.dicom.scu.storage import echo
+from node.dicom.tls import server_context
 from node.inference import devices
 from node.inference.model import load_model
 from node.store import database
@@ -166,18 +167,44 @@ def _routes(config: Config, models: Mapping[str, Model]) -> Iterator[Finding]:
 
 
 def _listening(config: Config) -> Iterator[Finding]:
-    address = f"{config.dicom.ae_title} at {config.dicom.host}:{config.dicom.port}"
-    if (pid := running_node(config.node.data_dir)) is not None:
-        yield Finding("ok", "node", f"{address} is run by process {pid}")
-    elif _is_taken(config.dicom.host, config.dicom.port):
-        yield Finding("FAULT", "node", f"{address}: another program listens on this port")
+    dicom = config.dicom
+    if dicom.port:
+        yield _port(config, dicom.port, "plain")
     else:
-        yield Finding("ok", "node", f"{address} is free; the node is not running")
+        yield Finding("ok", "node", "there is no plain port: dicom.port = 0")
+    yield from _tls(config)
     accepted = app.accepted_titles(config)
     if accepted is None:
         yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
     elif not accepted:
         yield Finding("FAULT", "node", "nobody may send: there are no peers")
+
+
+def _port(config: Config, port: int, how: str) -> Finding:
+    address = f"{config.dicom.ae_title} at {config.dicom.host}:{port} ({how})"
+    if (pid := running_node(config.node.data_dir)) is not None:
+        return Finding("ok", "node", f"{address} is run by process {pid}")
+    if _is_taken(config.dicom.host, port):
+        return Finding("FAULT", "node", f"{address}: another program listens on this port")
+    return Finding("ok", "node", f"{address} is free; the node is not running")
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    section = config.dicom.tls
+    if section.certificate is None or not section.listens:
+        return
+    yield _port(config, section.port, "TLS")
+    try:
+        server_context(section.certificate, section.key, section.clients_ca)
+    except ConfigError as error:
+        yield Finding("FAULT", "node", f"dicom.tls: {error}")
+        return
+    if section.clients_ca is None:
+        sentence = "anyone who reaches the TLS port may connect: no certificate is asked for"
+        yield Finding("note", "node", f"{sentence}; set dicom.tls.ca")
+    else:
+        sentence = f"who comes by TLS shows a certificate signed by {section.clients_ca}"
+        yield Finding("ok", "node", sentence)
 
 
 def _is_taken(host: str, port: int) -> bool:

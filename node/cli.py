@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
+from typer.exceptions import Abort, TyperException
 
 from node import __version__, show
 from node.cli_jobs import jobs_app
@@ -47,12 +48,26 @@ app.command()(purge)
 
 
 def main() -> NoReturn:
-    """The entry point: an error we raised on purpose is one sentence, not a traceback."""
+    """The entry point: an error we raised on purpose is one sentence, not a traceback or a box."""
     try:
-        app()
+        status = app(standalone_mode=False, prog_name="segnode")
     except SegnodeError as error:
         fail(str(error))
-    sys.exit(0)
+    except TyperException as error:
+        _end_with(error)
+    except Abort:
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_with(error: Any) -> NoReturn:
+    """Arguments that make no sense: which, why, and where the right ones stand."""
+    message = error.format_message()
+    if message:  # else it has shown its help
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "segnode"
+        print(f"segnode: {message.rstrip('.')}; see {command} --help", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,10 +10,21 @@ import typer
 from rich.markup import escape
 
 from node import show
+from node.core.config import Config
 from node.core.errors import Fatal
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
+from node.core.text import counted
 from node.terminal import DEFAULT_CONFIG, AsJson, ConfigPath, fail, load, out, print_json
+
+
+def _job_number(text: str) -> int:
+    if not text.isdecimal():
+        raise typer.BadParameter(f'"{text}" is not the number of a Job')
+    return int(text)
+
+
+JobNumber = Annotated[int, typer.Argument(parser=_job_number, metavar="JOB")]
 
 jobs_app = typer.Typer(help="The queue: what happened, why, and doing it again.")
 
@@ -23,28 +34,37 @@ def jobs_list(
     config: ConfigPath = DEFAULT_CONFIG,
     state: Annotated[JobState | None, typer.Option(help="Only Jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    only_open: Annotated[
+        bool, typer.Option("--open", help="Series that are not closed yet, and what they wait for.")
+    ] = False,
     unrouted: Annotated[
         bool, typer.Option("--unrouted", help="Series that no route took, instead of Jobs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The latest Jobs first, then the Series that no route took."""
+    """The latest Jobs first, then the Series that are open, then those that no route took."""
+    settings = load(config)
+    every = state is None and not (only_open or unrouted)
     with _stores(config) as (jobs, series):
-        found = [] if unrouted else jobs.list(state, limit)
+        found = [] if only_open or unrouted else jobs.list(state, limit)
+        opened = series.still_open(limit) if only_open or (every and not as_json) else []
+        waits = [(one, _waits_for(one, series, settings)) for one in opened]
+        left = series.unrouted(limit) if unrouted or (every and not as_json) else []
         deliveries = jobs.deliveries_of([job.id for job in found]) if as_json else {}
-        left = series.unrouted(limit) if unrouted or (state is None and not as_json) else []
-        if as_json and unrouted:
-            print_json([show.series_values(one) for one in left])
-        elif as_json:
-            print_json([show.job_values(job, deliveries[job.id]) for job in found])
-        else:
-            _print_jobs(found)
-            for one in left:
-                out.print("\n".join(escape(line) for line in show.series_lines(one)))
+    if as_json and only_open:
+        print_json([show.series_values(one) | {"waits_for": words} for one, words in waits])
+    elif as_json and unrouted:
+        print_json([show.series_values(one) for one in left])
+    elif as_json:
+        print_json([show.job_values(job, deliveries[job.id]) for job in found])
+    else:
+        _print_list(found, waits, left, says_none=every or state is not None)
 
 
 @jobs_app.command("show")
-def jobs_show(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def jobs_show(
+    job_id: JobNumber, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """One Job: state, attempts, deliveries, history."""
     with _stores(config) as (jobs, _):
         job = _job(jobs, job_id)
@@ -63,30 +83,29 @@ def jobs_explain(
     as_json: AsJson = False,
 ) -> None:
     """What happened to a Series: received, closed, routed, segmented, delivered."""
+    settings = load(config)
     with _stores(config) as (jobs, series):
-        found = series.find(uid)
-        stories = [
-            (
-                one,
-                show.Evidence(
-                    series.associations(one.series_instance_uid),
-                    series.conflicts(one.series_instance_uid),
-                ),
-                series.waits(one.series_instance_uid),
-                [
-                    (j, jobs.deliveries(j.id), jobs.events(j.id))
-                    for j in reversed(jobs.of_series(one.series_instance_uid))
-                ],
-            )
-            for one in found
-        ]
-    if not found:
+        stories = [_story(jobs, series, one, settings) for one in series.find(uid)]
+    if not stories:
         fail(f"{uid}: no Instance of such a Series, Study or SOP Instance UID was received")
     if as_json:
         print_json([show.story_values(*story) for story in stories])
     else:
         for story in stories:
             out.print("\n".join(escape(line) for line in show.story_lines(*story)))
+
+
+def _story(jobs: Any, series: Any, one: Any, settings: Config) -> tuple[Any, ...]:
+    """What `show.story_lines` and `show.story_values` take."""
+    from node.dicom.aside import brought_by
+
+    uid = one.series_instance_uid
+    associations = series.associations(uid)
+    aside = brought_by(settings.node.data_dir, {each.id for each in associations})
+    evidence = show.Evidence(associations, series.conflicts(uid), aside)
+    told = [(j, jobs.deliveries(j.id), jobs.events(j.id)) for j in reversed(jobs.of_series(uid))]
+    waits_for = _waits_for(one, series, settings) if one.closed_at is None else None
+    return one, evidence, series.waits(uid), told, waits_for
 
 
 @jobs_app.command("rerun")
@@ -100,15 +119,20 @@ def jobs_rerun(
     A Series that is routed again gets Jobs of those Models only that it has none of.
     """
     with _stores(config) as (jobs, series):
-        if what.isdigit():
+        if what.isdecimal():
             job = _job(jobs, int(what))
             _print_moved(jobs.rerun(job.id, job.state, time.time()), as_json)
             return
         uid = SeriesInstanceUID(what)
         if (held := series.get(uid)) is not None and held.purged_at is not None:
             raise Fatal(f"the instance files of Series {what} are deleted; send it again")
+        if held is not None and held.closed_at is None:
+            raise Fatal(
+                f"Series {what} is open, and is routed once it closes: "
+                f"{_waits_for(held, series, load(config))}"
+            )
         if not series.reopen(uid, time.time()):
-            raise Fatal(f"{what}: no closed Series has this UID")
+            raise Fatal(f"{what}: no Series has this UID; see segnode jobs list")
         if as_json:
             print_json({"series_instance_uid": what, "state": "open"})
         else:
@@ -116,7 +140,9 @@ def jobs_rerun(
 
 
 @jobs_app.command("resend")
-def jobs_resend(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def jobs_resend(
+    job_id: JobNumber, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """Send the result objects of a finished Job again; of one under way, what waits, now."""
     from node.dicom.outbox import Outbox
 
@@ -129,7 +155,9 @@ def jobs_resend(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJso
 
 
 @jobs_app.command("cancel")
-def jobs_cancel(job_id: int, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def jobs_cancel(
+    job_id: JobNumber, config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """End a Job that is queued or not yet delivered."""
     with _stores(config) as (jobs, _):
         job = _job(jobs, job_id)
@@ -160,17 +188,31 @@ def _job(jobs: Any, job_id: int) -> Job:
     return job
 
 
-def _print_jobs(jobs: list[Job]) -> None:
+def _waits_for(one: Any, series: Any, settings: Config) -> str:
+    from node.opened import waits_for
+
+    return waits_for(one, series, settings, time.time())
+
+
+def _print_list(
+    jobs: list[Job], waits: list[tuple[Any, str]], left: list[Any], *, says_none: bool
+) -> None:
     """One line each, nothing cut off: UIDs are there to be copied."""
-    if not jobs:
+    if not jobs and says_none:
         out.print("no Jobs")
-    for job in jobs:
-        why = (job.reason or job.stage or "").strip().splitlines()[-1:]
-        line = (
-            f"{job.id:>5}  {job.state:<9}  {job.model}  {show.moment(job.updated_at)}  "
-            f"{job.attempts} attempts  {job.series_instance_uids[0]}  {' '.join(why)}"
-        )
-        out.print(escape(line.rstrip()))
+    lines = [_job_line(job) for job in jobs]
+    lines += [line for one, words in waits for line in show.open_lines(one, words)]
+    lines += [line for one in left for line in show.series_lines(one)]
+    for line in lines:
+        out.print(escape(line))
+
+
+def _job_line(job: Job) -> str:
+    why = (job.reason or job.stage or "").strip().splitlines()[-1:]
+    return (
+        f"{job.id:>5}  {job.state:<9}  {job.model}  {show.moment(job.updated_at)}  "
+        f"{counted(job.attempts, 'attempt')}  {job.series_instance_uids[0]}  {' '.join(why)}"
+    ).rstrip()
 
 
 def _print_moved(job: Job, as_json: bool) -> None:

@@ -32,13 +32,15 @@ def routes_test(
     as_json: AsJson = False,
 ) -> None:
     """For each Series of a folder: the routes that match, and every condition that failed."""
-    from node.app import models_of, routes_of
+    from node.app import models_of, negotiation_of, routes_of
+    from node.dicom.receiver.rehearsal import rehearsal
     from node.routed import routed, routed_lines, routed_values
 
     settings = load(config)
     require_folder(folder)
     models = models_of(settings)
-    found = list(routed(folder, routes_of(settings, models), models))
+    rehearse = rehearsal(negotiation_of(settings), settings.dicom.max_instance_mb * 1_000_000)
+    found = list(routed(folder, routes_of(settings, models), models, rehearse))
     if not found:
         fail(f"{folder}: there are no DICOM files of a Series in it")
     if as_json:

@@ -10,7 +10,7 @@ from node.core.model import Model
 from node.core.text import clean
 from node.core.uids import input_fingerprint, result_uids
 from node.core.verdict import Verdict
-from node.dicom.closing import Judgement
+from node.dicom.closing.judgement import Judgement
 from node.dicom.routing import Fit, Route
 from node.store.channel_orders import ChannelRoute
 from node.store.orders import JobOrder
@@ -57,16 +57,23 @@ def accepted(matching: Sequence[Fit], judgement: Judgement) -> tuple[list[Fit], 
     """The matching Routes that take a Series so judged, and in words why the others do not."""
     if judgement.refused is not None:
         return [], [f"not segmented: {judgement.refused}"] if matching else []
-    taking, refusals = [], []
+    taking = [one for one in matching if judgement.verdict.is_at_least(one.route.least_verdict)]
+    wanting: dict[Verdict, list[str]] = {}
     for one in matching:
-        if judgement.verdict.is_at_least(one.route.least_verdict):
-            taking.append(one)
-        else:
-            refusals.append(
-                f'route "{one.route.name}" wants {one.route.least_verdict}, the Series is '
-                f"{judgement.verdict}: {judgement.lacks}"
-            )
-    return taking, refusals
+        if one not in taking:
+            wanting.setdefault(one.route.least_verdict, []).append(f'"{one.route.name}"')
+    return taking, _unsure(wanting, judgement)
+
+
+def _unsure(wanting: Mapping[Verdict, Sequence[str]], judgement: Judgement) -> list[str]:
+    """Which Routes want more than was shown; what lacks is said once."""
+    told = [
+        f"route{'s' * (len(names) > 1)} {' and '.join(names)} want{'s' * (len(names) == 1)} {least}"
+        for least, names in wanting.items()
+    ]
+    if not told:
+        return []
+    return [f"{', '.join(told)}, the Series is {judgement.verdict}: {judgement.lacks}"]
 
 
 def channel_route(route: Route, models: Mapping[str, Model]) -> ChannelRoute:

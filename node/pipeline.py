@@ -26,7 +26,7 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.align import align
 from node.dicom.assemble import Stack, admit, stack
-from node.dicom.closing import Judgement
+from node.dicom.closing.judgement import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import Answer
@@ -39,7 +39,7 @@ from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import store
 from node.dicom.series import SourceSeries
 from node.ordering import Starts, accepted, starts
-from node.recording import Mapper, Recorded, opened, placed
+from node.recording import Commitment, Mapper, Recorded, committed, opened, placed
 from node.store.series import SeriesStore, StoredSeries
 
 
@@ -61,13 +61,23 @@ class Unwatched:
 
 
 def record(
-    incoming: Sequence[Path], inbox: Inbox, series: SeriesStore, now: float, read: Mapper = map
+    incoming: Sequence[Path],
+    inbox: Inbox,
+    series: SeriesStore,
+    now: float,
+    read: Mapper = map,
+    commitment: Commitment | None = None,
 ) -> Sequence[Recorded]:
-    """Files in incoming/ get their rows in one transaction, and their places after it."""
+    """Files in incoming/ get their rows in one transaction, and their places after it.
+
+    What is said of Storage Commitment is passed on in between.
+    """
     read_again = opened(incoming, inbox, read)
     rows = [one.row for one in read_again if one.row is not None]
     ends = [one.end for one in read_again if one.end is not None]
     held = iter(series.add_all(rows, ends, now))
+    if commitment is not None:
+        read_again = committed(read_again, commitment, now)
     return [placed(one, next(held) if one.row is not None else None, inbox) for one in read_again]
 
 

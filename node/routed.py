@@ -1,5 +1,6 @@
 """`segnode routes test`: what the Routes would do with a folder of files, nothing received."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,26 +11,43 @@ from pydicom import Dataset, dcmread
 from node.core.errors import SeriesRejected
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
+from node.core.text import counted
 from node.dicom.assemble import admit, assemble
 from node.dicom.inbox import read_files
+from node.dicom.receiver.rehearsal import Rehearsal
 from node.dicom.routing import Fit, Route, fit
 from node.predict import series_in
 
 
 @dataclass(frozen=True)
 class Routed:
-    """What each Route makes of one Series. refusals: by Model, why it would not take it."""
+    """What each Route makes of one Series. refusals: by Model, why it would not take it.
+
+    not_received: by reason, how many instances the receiver would refuse; where it is all of them
+    there are no fits.
+    """
 
     series_instance_uid: SeriesInstanceUID
     modality: str
     instances: int
     fits: Sequence[Fit]
     refusals: Mapping[str, str]
+    not_received: Mapping[str, int]
 
 
-def routed(folder: Path, routes: Sequence[Route], models: Mapping[str, Model]) -> Iterator[Routed]:
+def routed(
+    folder: Path, routes: Sequence[Route], models: Mapping[str, Model], rehearse: Rehearsal
+) -> Iterator[Routed]:
     """Each Series of a folder, and of the folders below, held against every Route."""
-    for uid, paths in series_in(folder, images_only=False).items():
+    for uid, found in series_in(folder, images_only=False).items():
+        answers = {path: rehearse(path) for path in found}
+        not_received = Counter(reason for reason in answers.values() if reason is not None)
+        paths = [path for path, reason in answers.items() if reason is None]
+        if not paths:
+            header = dcmread(found[0], stop_before_pixels=True)
+            shown = SeriesInstanceUID(uid[:64])
+            yield Routed(shown, _modality(header), len(found), (), {}, not_received)
+            continue
         header = dcmread(_first(paths), stop_before_pixels=True)
         fits = [fit(route, header) for route in routes]
         wanted = dict.fromkeys(one.route.model for one in fits if one.matches)
@@ -37,9 +55,10 @@ def routed(folder: Path, routes: Sequence[Route], models: Mapping[str, Model]) -
         yield Routed(
             SeriesInstanceUID(uid[:64]),  # a hostile one is no UID, and long
             _modality(header),
-            len(paths),
+            len(found),
             fits,
             {name: reason for name, reason in refusals.items() if reason is not None},
+            not_received,
         )
 
 
@@ -81,6 +100,9 @@ def routed_values(one: Routed) -> dict[str, Any]:
         "series_instance_uid": one.series_instance_uid,
         "modality": one.modality,
         "instances": one.instances,
+        "not_received": [
+            {"reason": reason, "instances": count} for reason, count in one.not_received.items()
+        ],
         "routes": [_fit_values(each, one.refusals) for each in one.fits],
     }
 
@@ -104,14 +126,24 @@ def _fit_values(held: Fit, refusals: Mapping[str, str]) -> dict[str, Any]:
 def routed_lines(one: Routed) -> list[str]:
     """One Series, for `routes test`."""
     lines = [
-        f"Series {one.series_instance_uid} ({one.modality or 'no modality'}, "
-        f"{one.instances} instances)"
+        f"Series {one.series_instance_uid or 'without a UID'} ({one.modality or 'no modality'}, "
+        f"{counted(one.instances, 'instance')})",
+        *(
+            f"  the receiver would refuse {_of_all(count, one.instances)}: {reason}"
+            for reason, count in one.not_received.items()
+        ),
     ]
+    if sum(one.not_received.values()) == one.instances:
+        return lines
     for each in one.fits:
         lines += _fit_lines(each, one.refusals)
     if not any(each.matches for each in one.fits):
         lines.append("  unrouted: no route matches")
     return lines
+
+
+def _of_all(count: int, instances: int) -> str:
+    return "it" if count == instances else f"{count} of {instances}"
 
 
 def _fit_lines(held: Fit, refusals: Mapping[str, str]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from node.core.delivery import Delivery, DeliveryState
 from node.core.job import Job, JobState, LoggedEvent
 from node.core.model import Model
+from node.core.text import counted
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
+    from node.dicom.aside import SetAside
     from node.store.series import StoredAssociation, StoredSeries
     from node.store.waiting import Waiting
 
@@ -147,21 +149,33 @@ def event_line(event: LoggedEvent) -> str:
 
 
 def series_lines(series: "StoredSeries") -> list[str]:
-    """One Series, for `jobs explain`."""
-    closed = (
-        f"closed {moment(series.closed_at)}: {series.evidence}"
-        if series.closed_at is not None
-        else f"open: last instance {moment(series.last_received_at)}"
-        + (f"; {series.evidence}" if series.evidence else "")
-    )
+    """One closed Series, for `jobs list` and `jobs explain`; what lacks stands in its routing."""
     return [
-        f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
-        f"  received  {series.instances} instances from {series.calling_ae_title}, "
-        f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
-        f"  {closed}",
+        *_received_lines(series),
+        f"  closed    {moment(series.closed_at)}: {_verdict(series)}",
         f"  routing   {series.routing or 'not yet'}",
         *_deleted_lines("instance", series.purged_at),
     ]
+
+
+def open_lines(series: "StoredSeries", waits_for: str) -> list[str]:
+    """One open Series, for the same."""
+    last = moment(series.last_received_at)
+    return [*_received_lines(series), f"  open      last instance {last}; {waits_for}"]
+
+
+def _received_lines(series: "StoredSeries") -> list[str]:
+    return [
+        f"Series {series.series_instance_uid} ({series.modality or 'no modality'})",
+        f"  received  {counted(series.instances, 'instance')} from {series.calling_ae_title}, "
+        f"{moment(series.first_received_at)} to {moment(series.last_received_at)}",
+    ]
+
+
+def _verdict(series: "StoredSeries") -> str:
+    """All of the evidence where an earlier version noted it in one piece."""
+    has_findings = series.findings and series.verdict is not None
+    return str(series.verdict) if has_findings else str(series.evidence)
 
 
 def _deleted_lines(what: str, purged_at: float | None) -> list[str]:
@@ -188,10 +202,14 @@ def waiting_line(waiting: "Waiting") -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes."""
+    """What a Series was judged by, beyond its own row. conflicts: came again with other bytes.
+
+    aside: what its Associations brought and we refused, by SOP Instance UID.
+    """
 
     associations: Sequence["StoredAssociation"]
     conflicts: Sequence[Mapping[str, Any]]
+    aside: Mapping[str, "SetAside"] = field(default_factory=dict)
 
 
 def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any]:
@@ -207,6 +225,10 @@ def evidence_values(series: "StoredSeries", evidence: Evidence) -> dict[str, Any
                 "ended_at": moment(one.ended_at),
             }
             for one in evidence.associations
+        ],
+        "refused_here": [
+            {"sop_instance_uid": uid, "file": aside.file, "reason": aside.reason}
+            for uid, aside in evidence.aside.items()
         ],
         "other_bytes": [
             {
@@ -228,15 +250,15 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         f"  {signs[one['holds']]} {one['evidence']}: {one['words']}" for one in series.findings
     ]
     for peer, told in series.counts.items():
-        said = f"{told['instances']} instances, when {told['held']} were here"
+        said = f"{counted(told['instances'] or 0, 'instance')}, when {told['held']} were here"
         answer = "no answer yet" if told["instances"] is None else said
         error = f"; {told['error']}" if told["error"] else ""
         lines.append(f"  asked     {peer}, {moment(told.get('at'))}: {answer}{error}")
-        lines += [f"    missing {one}" for one in told["missing"]]
+        lines += [f"    missing {one}{_refused_here(one, evidence)}" for one in told["missing"]]
         if told["missing_count"] > len(told["missing"]):
             lines.append(f"    and {told['missing_count'] - len(told['missing'])} more")
     for ending, count in Counter(one.ending for one in evidence.associations).items():
-        lines.append(f"  {count} association{'s' * (count > 1)} {ending or 'open'}")
+        lines.append(f"  {counted(count, 'association')} {ending or 'open'}")
     lines += [
         f"  other bytes of {one['sop_instance_uid']} came from {one['calling_ae_title']}, "
         f"{moment(one['received_at'])}: aside/{one['file']}; the first ones are in use"
@@ -245,19 +267,29 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
     return lines
 
 
+def _refused_here(missing: str, evidence: Evidence) -> str:
+    """Whether we refused it ourselves: the volume lacks it all the same."""
+    for uid, aside in evidence.aside.items():
+        if missing == uid or missing.endswith(f"({uid})"):
+            return f": refused here, {aside.reason} (aside/{aside.file})"
+    return ""
+
+
 JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
 
 
 def story_values(
     series: "StoredSeries",
     evidence: Evidence,
-    waits: Sequence["Waiting"],
+    channels: Sequence["Waiting"],
     jobs: Sequence[JobStory],
+    waits_for: str | None = None,
 ) -> dict[str, Any]:
-    """A Series with all its Jobs, for `jobs explain --json`."""
+    """A Series with all its Jobs, for `jobs explain --json`. waits_for: of an open one."""
     return series_values(series) | {
+        "waits_for": waits_for,
         "evidence": evidence_values(series, evidence),
-        "channels": [waiting_values(one) for one in waits],
+        "channels": [waiting_values(one) for one in channels],
         "jobs": [
             job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
             for job, deliveries, events in jobs
@@ -268,12 +300,14 @@ def story_values(
 def story_lines(
     series: "StoredSeries",
     evidence: Evidence,
-    waits: Sequence["Waiting"],
+    channels: Sequence["Waiting"],
     jobs: Sequence[JobStory],
+    waits_for: str | None = None,
 ) -> list[str]:
     """A Series with all its Jobs, for `jobs explain`."""
-    lines = [*series_lines(series), *evidence_lines(series, evidence)]
-    lines += [waiting_line(one) for one in waits]
+    head = series_lines(series) if waits_for is None else open_lines(series, waits_for)
+    lines = [*head, *evidence_lines(series, evidence)]
+    lines += [waiting_line(one) for one in channels]
     return lines + [line for story in jobs for line in job_lines(*story)]
 
 

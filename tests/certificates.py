@@ -1,9 +1,11 @@
 """Certificates for one test, made by the openssl command; none is kept in the repository."""
 
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.dicom.receiver.settings import TlsFiles
 from tests.peers import tool
 
 
@@ -42,6 +44,29 @@ class Authority:
             "-CAcreateserial", "-out", pair.certificate, "-days", days, "-extfile", extensions,
         )  # fmt: skip
         return pair
+
+    def signs(self, name: str) -> Pair:
+        """A certificate for this name, and for this machine."""
+        return self.issue(name, "DNS:localhost,IP:127.0.0.1")
+
+    def files(self, pair: Pair, *, asks: bool = True) -> TlsFiles:
+        """What the receiver is told. asks: for a certificate that we signed."""
+        ca = str(self.certificate) if asks else None
+        return TlsFiles(str(pair.certificate), str(pair.key), ca)
+
+    def client(self, pair: Pair | None) -> ssl.SSLContext:
+        """A client that believes us, and shows this certificate."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        if pair is not None:
+            context.load_cert_chain(pair.certificate, pair.key)
+        return context
+
+    def server(self, pair: Pair) -> ssl.SSLContext:
+        """A server that asks for a certificate of ours, and shows this one."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.certificate))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(pair.certificate, pair.key)
+        return context
 
 
 def _openssl(*arguments: object) -> None:

@@ -16,8 +16,9 @@ from node.dicom.assemble import stack
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation import encode_segmentations
 from node.dicom.series import SourceSeries
+from tests.answers import CREATED_AT
 from tests.series_factory import make_series
-from tests.unit.test_seg import CREATED_AT, make_model
+from tests.unit.test_seg import make_model
 
 IDENTITY = Identity("input", "model")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class Receiving:
     receiver: Receiver
     folder: Path
     port: int
+    tls_port: int = 0
 
     def endings(self) -> list[Path]:
         return sorted((self.folder / "incoming").glob("*.end"))
@@ -75,24 +77,27 @@ def settings(data_dir: Path, **others: Any) -> Settings:
 
 @contextmanager
 def receiving(data_dir: Path, **others: Any) -> Iterator[Receiving]:
-    """A receiver on a free port."""
+    """A receiver on a free port, and on one for TLS where `tls` names files."""
     inbox = Inbox(data_dir)
     receiver = Receiver(settings(data_dir, **others))
-    port = receiver.start("127.0.0.1", 0)
+    port = receiver.start("127.0.0.1", 0, 0 if others.get("tls") else None)
     try:
-        yield Receiving(inbox, receiver, data_dir, port)
+        yield Receiving(inbox, receiver, data_dir, port, receiver.tls_port)
     finally:
         receiver.stop()
 
 
 @contextmanager
-def association(port: int, calling: str = "MODALITY", *sop_classes: str) -> Iterator[Association]:
+def association(
+    port: int, calling: str = "MODALITY", *sop_classes: str, tls: ssl.SSLContext | None = None
+) -> Iterator[Association]:
     """pynetdicom as a sender of MR, or of these SOP Classes."""
     ae = AE(ae_title=calling)
     for one in sop_classes or (MRImageStorage,):
         ae.add_requested_context(one, ExplicitVRLittleEndian)
     ae.add_requested_context(Verification)
-    opened = ae.associate("127.0.0.1", port, ae_title="SEGNODE")
+    secure = (tls, "localhost") if tls is not None else None
+    opened = ae.associate("127.0.0.1", port, ae_title="SEGNODE", tls_args=secure)
     try:
         yield opened
     finally:

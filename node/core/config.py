@@ -36,6 +36,7 @@ ENV_DELIMITER = "__"
 _HIDDEN = ("password", "token", "url")  # never repeated: secrets, and where some write them
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+ListeningPort = Annotated[int, Field(ge=0, le=65535)]  # 0: none
 # PS3.5 6.2, AE: at most 16 characters, no backslash, no control characters, not only spaces.
 AETitleText = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
@@ -71,18 +72,32 @@ class TlsSection(Section):
     certificate: Path | None = None
     key: Path | None = None
     ca: Path | None = None
+    require_client_certificate: bool | None = None  # where there is a ca
+    port: ListeningPort = 2762  # dicom-tls
 
     @model_validator(mode="after")
     def _pair(self) -> "TlsSection":
         if self.key and not self.certificate:
             raise ValueError("key needs its certificate beside it")
+        if self.require_client_certificate and not self.ca:
+            raise ValueError("require_client_certificate needs the ca that signs those of peers")
         return self
+
+    @property
+    def listens(self) -> bool:
+        """Whether Peers may come by TLS."""
+        return self.certificate is not None and self.port != 0
+
+    @property
+    def clients_ca(self) -> Path | None:
+        """Who signs the certificates that Peers have to show; None: they show none."""
+        return None if self.require_client_certificate is False else self.ca
 
 
 class DicomSection(Section):
     ae_title: AETitleText = "SEGNODE"
     host: str = "127.0.0.1"
-    port: Port = 11112
+    port: ListeningPort = 11112
     accept_from: tuple[str, ...] | None = None  # every peer that is named
     max_associations: int = Field(25, ge=1, le=500)
     max_associations_per_peer: int = Field(10, ge=1)
@@ -92,6 +107,14 @@ class DicomSection(Section):
     max_pdu_kib: int = Field(128, ge=4, le=1024)
     accept: AcceptSection = AcceptSection()
     tls: TlsSection = TlsSection()
+
+    @model_validator(mode="after")
+    def _listens(self) -> "DicomSection":
+        if self.port == 0 and not self.tls.listens:
+            raise ValueError("port = 0 leaves TLS alone, which needs tls.certificate and tls.port")
+        if self.tls.listens and self.tls.port == self.port:
+            raise ValueError(f"port and tls.port are both {self.port}; TLS needs one of its own")
+        return self
 
 
 # From the environment a password of digits comes as a number.
@@ -118,6 +141,7 @@ class PeerSection(Section):
     port: Port | None = None
     timeout_seconds: float = Field(30.0, gt=0)
     query: bool = False
+    queries_per_second: float = Field(20.0, gt=0)
     may_store: bool = True
     commitment: bool = False
     max_associations: int = Field(1, ge=1, le=50)

@@ -1,7 +1,8 @@
 """Instances on disk: written beside, fsynced, renamed, folder fsynced; only then acknowledged.
 
 incoming/    received and safe, not yet in the database; *.part are halves of a crash
-             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended
+             TIME-ASSOCIATION-NUMBER.dcm an Instance, TIME-ASSOCIATION.end how that ended,
+             TIME-ASSOCIATION-NUMBER.asked and .commit: see core/commitment.py
 instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
@@ -20,6 +21,7 @@ from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 
+from node.core.commitment import Asked, Report
 from node.core.disk import fsync_folder
 from node.core.errors import SeriesRejected
 from node.core.names import AETitle, SeriesInstanceUID
@@ -27,6 +29,7 @@ from node.dicom.header import InstanceHeader, Undecodable, identity
 from node.dicom.planes import Plane, planes_of
 from node.dicom.series import SourceSeries
 
+_ARRIVED = (".dcm", ".end", ".asked", ".commit")
 _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONGEST_META_START = 144  # up to the length of the File Meta Information
 # An association has a dot in it; a number alone was a process, before associations had names.
@@ -98,9 +101,9 @@ class Inbox:
         return (path for path in self.arrived() if path.suffix == ".dcm")
 
     def arrived(self) -> list[Path]:
-        """Instances and ends of Associations that are not yet recorded, the earliest first."""
+        """What is safe and not yet recorded, the earliest first."""
         with os.scandir(self._incoming) as entries:
-            names = sorted(one.name for one in entries if one.name.endswith((".dcm", ".end")))
+            names = sorted(one.name for one in entries if one.name.endswith(_ARRIVED))
         return [self._incoming / name for name in names]
 
     def open_incoming(self, path: Path) -> IncomingInstance:
@@ -133,6 +136,12 @@ class Inbox:
             parts=_parts(parsed),
         )
 
+    def described(self, path: str) -> tuple[tuple[Plane, ...], int | None, int | None]:
+        """Planes, InstanceNumber and parts of a recorded Instance. Raises Undecodable, OSError."""
+        with (self._data_dir / path).open("rb") as file:
+            parsed, _, _ = _parsed(file)
+        return planes_of(parsed), _whole(parsed, "InstanceNumber"), _parts(parsed)
+
     def open_end(self, path: Path) -> IncomingEnd:
         """Reads one `.end` of `arrived`. Raises Undecodable, OSError.
 
@@ -150,6 +159,20 @@ class Inbox:
             if found := _END_NAME.fullmatch(path.name):
                 return IncomingEnd(path, "lost", path.stat().st_mtime, found["association"])
             raise Undecodable(f"it does not tell how an association ended: {error!r}") from error
+
+    def open_asked(self, path: Path) -> Asked:
+        """Reads one `.asked` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Asked.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what was asked: {error!r}") from error
+
+    def open_report(self, path: Path) -> Report:
+        """Reads one `.commit` of `arrived`. Raises Undecodable, OSError."""
+        try:
+            return Report.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Undecodable(f"it does not tell what is committed to: {error!r}") from error
 
     def final_path(self, header: InstanceHeader) -> Path:
         """Where an Instance lies once it is recorded, relative to the data folder."""

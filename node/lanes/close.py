@@ -10,13 +10,15 @@ from node import pipeline
 from node.core.model import Model
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom import closing
-from node.dicom.closing import Facts, Instance, Judgement, Times, judge
+from node.dicom.closing.evidence import OPEN, UNREAD, Facts, Instance, best_of, count_from
+from node.dicom.closing.judgement import Judgement, judge
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.planes import plane_from
 from node.dicom.routing import Route, fit
 from node.lanes.lane import IDLE_SECONDS, Lane, Wake
 from node.lanes.record import RecordLane
+from node.recording import described_again
 from node.store.series import Brought, OpenSeries, SeriesStore, StoredSeries
 
 log = structlog.get_logger()
@@ -141,9 +143,8 @@ class CloseLane(Lane):
         if watched.seen.is_arriving and self._cannot_close_yet(watched):
             wait = watched.times.quiet_seconds - (time.monotonic() - watched.silent_since)
             return Judgement(Verdict.UNPROVEN, (), max(wait, 0.01))
-        brought = self._series.brought(seen.series_instance_uid)
         facts = facts_of(
-            brought,
+            self._brought(seen.series_instance_uid),
             seen.counts,
             time.monotonic() - watched.silent_since,
             self._asks,
@@ -151,6 +152,14 @@ class CloseLane(Lane):
             self._header_counts,
         )
         return judge(facts, watched.times)
+
+    def _brought(self, uid: SeriesInstanceUID) -> Sequence[Brought]:
+        brought = self._series.brought(uid)
+        if again := described_again(brought, self._inbox):
+            self._series.describe(uid, again)
+            log.info("headers read again", series_instance_uid=uid, instances=len(again))
+            return self._series.brought(uid)
+        return brought
 
     def _cannot_close_yet(self, watched: Watched) -> bool:
         """While an Association is open nothing is proven: no need to look at every slice."""
@@ -210,9 +219,7 @@ def facts_of(
     """What the database holds of a Series, as evidence."""
 
     def ending(one: Brought) -> str | None:
-        if one.association is None:
-            return None
-        return closing.UNREAD if one.association in unread else one.ending or closing.OPEN
+        return best_of([UNREAD if name in unread else end or OPEN for name, end in one.bringers])
 
     return Facts(
         instances=[
@@ -226,7 +233,7 @@ def facts_of(
             for one in brought
         ],
         silent_seconds=silent_seconds,
-        counts=[closing.count_from(values) for values in counts.values()],
+        counts=[count_from(values) for values in counts.values()],
         asks=asks,
         header_counts=header_counts,
     )

@@ -9,16 +9,18 @@ import structlog
 
 from node.core.errors import SegnodeError
 from node.core.names import AETitle, SeriesInstanceUID
-from node.dicom.closing import Count, Times, count_values
+from node.dicom.closing.evidence import Count, count_values
+from node.dicom.closing.times import Times
 from node.dicom.planes import VOLUME_SOP_CLASSES
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import Query, querying
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.lanes.pace import Pace
 from node.store.series import OpenSeries, SeriesStore
 
 log = structlog.get_logger()
 
-AT_MOST: Final = 50  # questions over one Association, so that new Series soon have their turn
+AT_MOST: Final = 20  # Series over one Association, so that new Series soon have their turn
 BETWEEN_SECONDS: Final = 1.0  # questions about a Series that is arriving
 FIRST_PAUSE_SECONDS: Final = 1.0  # after an answer that lets us wait, or none; doubles …
 LONGEST_PAUSE_SECONDS: Final = 60.0  # … up to this
@@ -55,10 +57,11 @@ class CountLane(Lane):
         calling_ae_title: AETitle,
         times: Times,
         on_counted: Wake,
+        pace: Pace,
     ) -> None:
         super().__init__(f"count {peer.name}")
         self._series, self._peer, self._calling_ae_title = series, peer, calling_ae_title
-        self._times, self._on_counted = times, on_counted
+        self._times, self._on_counted, self._pace = times, on_counted, pace
         self._asked: dict[SeriesInstanceUID, Asked] = {}
 
     def step(self) -> float:
@@ -100,8 +103,8 @@ class CountLane(Lane):
         try:
             with querying(self._peer, self._calling_ae_title) as query:
                 is_asking = True
-                while left and not self._stopping.is_set():
-                    self._answered(left[0], query)
+                while left and not self._stopping.wait(self._pace.wait_seconds()):
+                    self._paced(left[0], query)
                     left.pop(0)
         except SegnodeError as error:
             for one in left[:1] if is_asking else left:  # the others have their turn at once
@@ -112,6 +115,13 @@ class CountLane(Lane):
             for one in left[:1]:
                 self._unanswered(one, f"the answer cannot be used ({type(error).__name__})")
         self._on_counted()
+
+    def _paced(self, one: OpenSeries, query: Query) -> None:
+        before = query.questions
+        try:
+            self._answered(one, query)
+        finally:
+            self._pace.put(query.questions - before)
 
     def _answered(self, one: OpenSeries, query: Query) -> None:
         uid, study = one.series_instance_uid, one.study_instance_uid

@@ -1,6 +1,7 @@
 """The lane that records what the receiver has kept."""
 
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,25 +13,35 @@ from node import pipeline
 from node.core.priority import RECORDING, give_way
 from node.dicom.inbox import Inbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
-from node.recording import ASIDE, CONFLICT, NOT_YET, Recorded
+from node.recording import ASIDE, ASKED, CONFLICT, NOT_YET, REPORTED, Commitment, Recorded
 from node.store.series import SeriesStore
 
 log = structlog.get_logger()
 
 BATCH: Final = 100  # files per transaction: one fsync for all, and a short wait for the last one
 READERS: Final = 2
+LOOKS: Final = 10  # into incoming/ while so much is recorded as lay there at the first of them
+_ALL: Final = "~"  # sorts after every name
 AGAIN_SECONDS: Final = 5.0  # before a file that could not be recorded is tried again
 
 
 class RecordLane(Lane):
-    """incoming/ → rows and final places, in passes over what lies there."""
+    """incoming/ → rows and final places, in the order of arrival."""
 
-    def __init__(self, inbox: Inbox, series: SeriesStore, on_recorded: Wake) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        series: SeriesStore,
+        on_recorded: Wake,
+        commitment: Commitment | None = None,
+    ) -> None:
         super().__init__("record")
         self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
+        self._commitment = commitment
         self._reading = ThreadPoolExecutor(READERS, "read", give_way, (RECORDING,))
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
+        self._looks: deque[tuple[float, str]] = deque()  # when, and the last name there
         self._again: dict[Path, float] = {}  # monotonic
         self._unread: dict[Path, str] = {}
 
@@ -47,27 +58,41 @@ class RecordLane(Lane):
         return set(self._unread.values())
 
     def step(self) -> float:
+        """Records the earliest of what lies there, then looks again: what comes meanwhile waits."""
         began = time.monotonic()
         arrived = self._inbox.arrived()
+        self._forget_all_but(arrived)
         due = [path for path in arrived if self._again.get(path, began) <= began]
-        for first in range(0, len(due), BATCH):
+        self._looks.append((began, due[-1].name if due else ""))
+        if not due:
+            self._recorded_up_to(_ALL)
+        now = max(BATCH, len(due) // LOOKS)
+        for first in range(0, min(now, len(due)), BATCH):
             if self._stopping.is_set():
                 return AT_ONCE
-            self._record(due[first : first + BATCH])
-            self._on_recorded()
-        self._forget_all_but(arrived)
-        self._done_as_of = began
-        self._lose_what_was_open()
+            batch = due[first : first + BATCH]
+            self._record(batch)
+            self._recorded_up_to(batch[-1].name if first + BATCH < len(due) else _ALL)
+        return AT_ONCE if now < len(due) else IDLE_SECONDS
+
+    def _recorded_up_to(self, name: str) -> None:
+        """Names sort by arrival: all that a look found is recorded once its last one is."""
+        while self._looks and self._looks[0][1] <= name:
+            self._done_as_of = self._looks.popleft()[0]
+            self._lose_what_was_open()
         self._on_recorded()
-        return IDLE_SECONDS
 
     def _record(self, paths: Sequence[Path]) -> None:
-        recorded = pipeline.record(paths, self._inbox, self._series, time.time(), self._reading.map)
+        recorded = pipeline.record(
+            paths, self._inbox, self._series, time.time(), self._reading.map, self._commitment
+        )
         for one in recorded:
             self._again.pop(one.path, None)
             self._unread.pop(one.path, None)
             if one.what in (CONFLICT, ASIDE):
                 log.warning("instance set aside", file=one.path.name, why=one.detail)
+            elif one.what in (ASKED, REPORTED):
+                log.info(f"commitment {one.what}", detail=one.detail)
             elif one.what == NOT_YET:
                 self._try_again(one)
 

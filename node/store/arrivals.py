@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    String,
     and_,
-    bindparam,
-    exists,
+    cast,
     insert,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as insert_or
@@ -22,11 +23,11 @@ from sqlalchemy.dialects.sqlite import insert as insert_or
 from node.core.job import JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.verdict import Verdict
-from node.store import waiting
+from node.store import bringers, waiting
 from node.store.rows import jobs_of_series, transition
 from node.store.tables import association, conflict, instance, series, series_association
 
-RELEASED, LOST = "released", "lost"
+INCOMPLETE, LOST = "incomplete", "lost"
 _AT_ONCE = 500  # values in one IN; SQLite takes 32,766
 
 
@@ -195,6 +196,7 @@ def cancel_unfinished(connection: Connection, uid: SeriesInstanceUID, now: float
 def _replace(
     connection: Connection, uid: SeriesInstanceUID, sop: str, received: StoredInstance
 ) -> None:
+    bringers.forget(connection, uid, sop)
     connection.execute(
         update(instance)
         .where(instance.c.series_instance_uid == uid, instance.c.sop_instance_uid == sop)
@@ -203,28 +205,11 @@ def _replace(
 
 
 def _vouch(connection: Connection, uid: SeriesInstanceUID, again: Sequence[StoredInstance]) -> None:
-    """The latest Association that brought an Instance answers for it, unless one was released."""
-    brought = [
-        {"sop": one.sop_instance_uid, "by": one.association}
-        for one in again
-        if one.association is not None
-    ]
-    if not brought:
-        return
-    released = exists().where(
-        association.c.id == instance.c.association, association.c.ending == RELEASED
-    )
-    connection.execute(
-        update(instance)
-        .where(
-            instance.c.series_instance_uid == uid,
-            instance.c.sop_instance_uid == bindparam("sop"),
-            ~released,
-        )
-        .values(association=bindparam("by")),
-        brought,
-    )
-    _revise(connection, [uid])
+    """Each Association that brought an Instance may answer for it; the best one does."""
+    brought = [(str(i.sop_instance_uid), i.association) for i in again if i.association is not None]
+    if brought:
+        bringers.vouch(connection, uid, brought)
+        _revise(connection, [uid])
 
 
 def _note_conflicts(
@@ -308,8 +293,7 @@ def end_association(connection: Connection, end: AssociationEnd) -> None:
             )
         )
         _revise(connection, uids)
-        if end.ending == RELEASED:
-            _reopen_unproven(connection, uids)
+        _reopen_unproven(connection, uids, end.ending)
 
 
 def _keep_for_later(connection: Connection, name: str, end: AssociationEnd) -> None:
@@ -369,8 +353,14 @@ def _revise(connection: Connection, uids: Sequence[str]) -> None:
         )
 
 
-def _reopen_unproven(connection: Connection, uids: Sequence[str]) -> None:
-    """A Series that was given up for want of evidence gets another judgement by new evidence."""
+def _reopen_unproven(connection: Connection, uids: Sequence[str], ending: str) -> None:
+    """A Series that was given up for want of evidence gets another judgement by new evidence.
+
+    One that ended badly helps only where a Peer counts: it may hold the very same Instances.
+    """
+    may_help: ColumnElement[bool] = true()
+    if ending not in (bringers.RELEASED, INCOMPLETE):
+        may_help = cast(series.c.counts, String) != "{}"
     for chunk in _chunks(uids):
         again = connection.scalars(
             update(series)
@@ -380,6 +370,7 @@ def _reopen_unproven(connection: Connection, uids: Sequence[str]) -> None:
                     series.c.closed_at.is_not(None),
                     series.c.verdict == Verdict.UNPROVEN,
                     series.c.purged_at.is_(None),
+                    may_help,
                 )
             )
             .values(closed_at=None)

@@ -13,9 +13,17 @@ from node.core.uids import ResultUIDs
 from node.store.database import writing
 from node.store.deliveries import finish
 from node.store.orders import REFUSED
-from node.store.results import ANEW, NOT_WANTED, Gets, forget_refusal, objects_of, record_results
+from node.store.results import (
+    ANEW,
+    NOT_WANTED,
+    Gets,
+    forget_refusal,
+    give,
+    objects_of,
+    record_results,
+)
 from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
-from node.store.tables import delivery, job, job_event, job_series, series
+from node.store.tables import delivery, job, job_event, job_series, recipient, series
 
 SEND_ANEW = "take it from a Peer that has it; a Job that is not DELIVERED can be run again"
 
@@ -189,6 +197,27 @@ class JobStore:
                 .values(not_before=not_before, reason=reason, stage=None, updated_at=now)
             )
             log_event(connection, taken.id, now, "RETRY", None, None, reason)
+
+    def waiting_recipients(self) -> tuple[Job, Sequence[str]] | None:
+        """A Job that has a result, and the Peers that came to it later and have nothing yet."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(recipient.c.job_id, recipient.c.peer)
+                .join(job, job.c.id == recipient.c.job_id)
+                .where(recipient.c.given_at.is_(None), job.c.state == JobState.SEGMENTED)
+                .order_by(recipient.c.job_id)
+            ).all()
+            if not rows:
+                return None
+            first = rows[0].job_id
+            (found,) = select_jobs(connection, job.c.id == first)
+            return found, [row.peer for row in rows if row.job_id == first]
+
+    def give(self, job_id: JobId, gets: Gets, now: float) -> Job | None:
+        """Objects that were made are due to more Peers. Returns the Job where that ends it."""
+        with self._writing.begin() as connection:
+            give(connection, job_id, gets, now)
+            return finish(connection, job_id, now)
 
     # -- REJECTED, FAILED: telling Peers that there is no result
 

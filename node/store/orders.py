@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
-from node.core.job import Job, JobState
+from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
-from node.store.rows import jobs_of_series, log_event, select_jobs
+from node.store.rows import jobs_of_series, log_event, select_jobs, transition
 from node.store.tables import job, job_series, recipient
 
 REFUSED = "REFUSE"  # the first event of a Job that never had all its Series
@@ -41,6 +41,7 @@ def insert_job(
     )
     if (same := connection.scalar(known)) is not None:
         _judged_anew(connection, same, order)
+        add_recipients(connection, JobId(same), order, now)
         return None
     state = JobState.QUEUED if refusal is None else JobState.REJECTED
     job_id = connection.execute(
@@ -102,3 +103,25 @@ def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
         .where(job.c.id == job_id, job.c.state.not_in(has_result))
         .values(verdict=order.verdict)
     )
+
+
+def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: float) -> None:
+    """The Job of this very input gets the Peers of a Route that came to it later.
+
+    A result that all its Peers have is on its way again, to the new ones alone. Of a Job without a
+    result they are noted for the time when it has one.
+    """
+    (held,) = select_jobs(connection, job.c.id == job_id)
+    new = [peer for peer in order.peers if peer not in held.recipients]
+    if not new:
+        return
+    detail = f'route "{order.route}" wants the result too, for {", ".join(new)}'
+    if held.state is JobState.DELIVERED and held.purged_at is not None:
+        gone = f"{detail}; its files are deleted: take it from a Peer that has it"
+        log_event(connection, job_id, now, "NOTE", None, None, gone)
+        return
+    connection.execute(insert(recipient), [{"job_id": job_id, "peer": peer} for peer in new])
+    if held.state is JobState.DELIVERED:
+        transition(connection, job_id, held.state, JobEvent.RESEND, now, detail)
+    else:
+        log_event(connection, job_id, now, "NOTE", None, None, detail)

@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from node.core.names import JobId, SeriesInstanceUID, SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
-from node.store.tables import delivery, result
+from node.store.tables import delivery, recipient, result
 
 Gets = Mapping[str, Sequence[ObjectRef]]  # by Peer, in the order in which they are sent
 ANEW: Mapping[str, object] = {
@@ -45,7 +45,17 @@ def record_results(
     rows = [_row(job_id, one) for one in objects if one.sop_instance_uid not in known]
     if rows:
         connection.execute(insert(result), rows)
+    give(connection, job_id, gets, now)
+
+
+def give(connection: Connection, job_id: JobId, gets: Gets, now: float) -> None:
+    """These objects are due to these Peers."""
     for peer, refs in gets.items():
+        connection.execute(
+            update(recipient)
+            .where(recipient.c.job_id == job_id, recipient.c.peer == peer)
+            .values(given_at=now)
+        )
         for one in refs:
             _due(connection, job_id, peer, one, now)
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Engine, RowMapping, or_, select, update
 from node.core.job import Job
 from node.core.names import AETitle, SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.store import arrivals, waiting
+from node.store import arrivals, bringers, waiting
 from node.store.arrivals import AssociationEnd, Held, StoredInstance
 from node.store.database import writing
 from node.store.orders import JobOrder, insert_job
@@ -41,14 +41,28 @@ class OpenSeries:
 
 @dataclass(frozen=True)
 class Brought:
-    """One Instance as evidence. ending: of its Association; None while that is open or unknown."""
+    """One Instance as evidence. bringers: each Association that brought it, and how that ended.
+
+    An ending is None while the Association is open.
+    """
 
     sop_instance_uid: str
     number: int | None
     parts: int | None
     planes: Sequence[Mapping[str, Any]]
-    association: str | None
-    ending: str | None
+    bringers: Sequence[tuple[str, str | None]]
+    sop_class_uid: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a header says of one Instance that is held. planes: see dicom/planes.py."""
+
+    sop_instance_uid: str
+    planes: Sequence[Mapping[str, Any]]
+    number: int | None
+    parts: int | None
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ class SeriesStore:
             return [OpenSeries(**row) for row in rows]
 
     def brought(self, uid: SeriesInstanceUID) -> list[Brought]:
-        """Each Instance of a Series with its Planes and how the Association ended."""
+        """Each Instance of a Series with its Planes and the Associations that brought it."""
         with self._engine.connect() as connection:
             rows = connection.execute(
                 select(
@@ -179,12 +193,36 @@ class SeriesStore:
                     instance.c.planes,
                     instance.c.association,
                     association.c.ending,
+                    instance.c.sop_class_uid,
+                    instance.c.path,
                 )
                 .outerjoin(association, association.c.id == instance.c.association)
                 .where(instance.c.series_instance_uid == uid)
                 .order_by(instance.c.sop_instance_uid)
+            ).all()
+            again = bringers.of_series(connection, uid)
+        return [
+            Brought(
+                *row[:4],
+                bringers=([(row[4], row[5])] if row[4] else []) + list(again.get(row[0], ())),
+                sop_class_uid=row.sop_class_uid,
+                path=row.path,
             )
-            return [Brought(*row) for row in rows]
+            for row in rows
+        ]
+
+    def describe(self, uid: SeriesInstanceUID, found: Sequence[Described]) -> None:
+        """Notes what an earlier version did not; the Instances are the same."""
+        with self._writing.begin() as connection:
+            for one in found:
+                connection.execute(
+                    update(instance)
+                    .where(
+                        instance.c.series_instance_uid == uid,
+                        instance.c.sop_instance_uid == one.sop_instance_uid,
+                    )
+                    .values(planes=list(one.planes), number=one.number, parts=one.parts)
+                )
 
     def associations(self, uid: SeriesInstanceUID) -> list[StoredAssociation]:
         """The Associations that brought something of a Series, the earliest first."""
@@ -292,6 +330,10 @@ class SeriesStore:
         """Which channels of which Routes this Series fits, where those need other Series, too."""
         with self._engine.connect() as connection:
             return waiting.of_series(connection, uid)
+
+    def still_open(self, limit: int) -> list[StoredSeries]:
+        """Series that are not closed yet, the latest first."""
+        return self._list(series.c.closed_at.is_(None), limit=limit)
 
     def unrouted(self, limit: int) -> list[StoredSeries]:
         """Closed Series that started no Job, the latest first."""

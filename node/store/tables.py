@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -35,7 +36,7 @@ series = Table(
     Column("findings", JSON, nullable=False, server_default="[]"),  # the same, piece by piece
     Column("routing", Text),  # which route matched, or why none did
     Column("verdict", String(16)),  # how sure it is that the Series is whole; of a closed one
-    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing.py
+    Column("counts", JSON, nullable=False, server_default="{}"),  # by peer, see dicom/closing/
     Column("purged_at", Float),  # its files are deleted
     Index("ix_series_open", "closed_at", "last_received_at"),
 )
@@ -94,11 +95,24 @@ instance = Table(
     Column("path", Text, nullable=False),  # relative to the data folder
     Column("calling_ae_title", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
-    Column("association", String(64)),  # that brought it, or brought it again
+    Column("association", String(64)),  # that brought it first
     Column("planes", JSON, nullable=False, server_default="[]"),  # dicom/planes.py
     Column("number", Integer),  # InstanceNumber
     Column("parts", Integer),  # InConcatenationTotalNumber; 0: of a concatenation, not said
     Index("ix_instance_sop", "sop_instance_uid"),
+)
+
+bringer = Table(  # Associations that brought an Instance again, see store/bringers.py
+    "bringer",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("association", String(64), primary_key=True),
+    ForeignKeyConstraint(
+        ["series_instance_uid", "sop_instance_uid"],
+        ["instance.series_instance_uid", "instance.sop_instance_uid"],
+        ondelete="CASCADE",
+    ),
 )
 
 _states = ", ".join(f"'{state}'" for state in JobState)
@@ -178,6 +192,8 @@ recipient = Table(  # the Peers that a Job's Routes name
     metadata,
     Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
     Column("peer", Text, primary_key=True),
+    Column("given_at", Float),  # what it gets of the result is decided; see delivery
+    Index("ix_recipient_given", "given_at"),
 )
 
 result = Table(  # the result objects of a Job, each a file in results/
@@ -210,4 +226,21 @@ delivery = Table(
     UniqueConstraint("job_id", "peer", "sop_instance_uid", name="uq_delivery_object"),
     Index("ix_delivery_due", "peer", "done_at", "failed_at", "not_before"),
     Index("ix_delivery_transaction", "transaction_uid"),
+)
+
+commitment_asked = Table(  # requests for Storage Commitment, and what we answered
+    "commitment_asked",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("asked_at", Float, nullable=False),
+    Column("items", JSON, nullable=False),  # [[SOP Class UID, SOP Instance UID], …]
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_before", Float, nullable=False),
+    Column("done_at", Float),  # answered, or given up
+    Column("answer", Text),  # the last, in words
+    # One file may be read twice: a crash between its row and its end.
+    UniqueConstraint("calling_ae_title", "transaction_uid", "asked_at", name="uq_commitment_asked"),
+    Index("ix_commitment_due", "calling_ae_title", "done_at", "not_before"),
 )

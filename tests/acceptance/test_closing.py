@@ -203,3 +203,25 @@ def test_a_pacs_that_has_only_half_itself_proves_nothing_by_that(
     story = _closed(node, made)
     assert story["verdict"] == "consistent"
     assert "pacs counts 20 and 20 are here: it may be receiving still" in story["closed_on"]
+
+
+@only_where_a_peer_counts
+def test_a_slice_that_was_refused_here_is_missing_and_explain_says_who_refused_it(
+    node: NodeProcess, series: list[Dataset]
+) -> None:
+    with _association(node.port) as association:
+        _store(association, [*series[:6], *series[7:]])
+        series[6].StudyInstanceUID = ""
+        assert association.send_c_store(series[6]).Status == 0xC000
+        association.release()
+    uid = str(series[6].SOPInstanceUID)
+
+    def told() -> str | None:
+        text = node.run("jobs", "explain", str(series[0].SeriesInstanceUID)).stdout
+        return text if "missing InstanceNumber" in text else None
+
+    text = eventually(told, 30, "the missing slice", every=0.3)
+    assert f"missing InstanceNumber 7 ({uid}): refused here, StudyInstanceUID is missing" in text
+    story = _closed(node, series)
+    assert (story["jobs"], story["verdict"]) == ([], "unproven")
+    assert "an instance of one of its associations was refused here" in story["routing"]

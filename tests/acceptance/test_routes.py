@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
 from tests.peers import DEMO_MODEL, DEMO_SERIES, REPOSITORY
 from tests.series_factory import make_series, write_series
 
@@ -85,3 +87,31 @@ def test_a_folder_without_dicom_is_an_error(tmp_path: Path) -> None:
     done = _run(tmp_path, str(tmp_path / "empty"))
     assert done.returncode == 1
     assert "there are no DICOM files of a Series in it" in done.stderr
+
+
+def test_what_the_receiver_would_refuse_is_said_and_routed_nowhere(tmp_path: Path) -> None:
+    blank = make_series(slices=2, name="blank")
+    for one in blank:
+        one.StudyInstanceUID = ""
+    write_series(blank, tmp_path / "in" / "blank")
+    other = make_series(slices=1, name="other")
+    other[0].SOPClassUID = other[0].file_meta.MediaStorageSOPClassUID = UID("1.2.3")
+    write_series(other, tmp_path / "in" / "other")
+    deflated = make_series(slices=1, name="deflated")
+    deflated[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    write_series(deflated, tmp_path / "in" / "deflated")
+    mixed = make_series(slices=20, spacing_mm=(1.0, 1.0, 1.0), name="mixed")
+    mixed[0].StudyInstanceUID = "not a UID"
+    write_series(mixed, tmp_path / "in" / "mixed")
+    lines = [line.strip() for line in _run(tmp_path, str(tmp_path / "in")).stdout.splitlines()]
+    said = [line for line in lines if line.startswith("the receiver would refuse")]
+    assert sorted(said) == [
+        "the receiver would refuse 1 of 20: 0xC000: StudyInstanceUID is not a UID: 'not a UID'",
+        "the receiver would refuse it: 0xC000: StudyInstanceUID is missing or empty",
+        "the receiver would refuse it: SOP Class 1.2.3 is not negotiated: it is no Storage SOP "
+        "Class that the Standard knows",
+        "the receiver would refuse it: transfer syntax Deflated Explicit VR Little Endian is not "
+        "negotiated: the sender must convert it",
+    ]
+    assert sum("matches" in line for line in lines) == 1  # of mixed alone
+    assert f"Series {other[0].SeriesInstanceUID} (MR, 1 instance)" in lines

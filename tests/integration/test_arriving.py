@@ -1,5 +1,6 @@
 """Recording and closing with a real store and real files: late, again, otherwise, never ended."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,8 @@ from node.core.delivery import DeliveryState
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
-from node.dicom.closing import Times
+from node.dicom.closing.evidence import Count, count_values
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route
 from node.lanes.close import CloseLane
@@ -41,14 +43,17 @@ class Ward:
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.deliveries = DeliveryStore(engine)
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
-        self.closing = CloseLane(
+        self.closing = self.closing_lane(self.recording)
+
+    def closing_lane(self, recording: RecordLane) -> CloseLane:
+        return CloseLane(
             self.inbox,
             self.series,
             [ROUTE],
             {"threshold": MODEL},
             Times(settle_seconds=0.2, quiet_seconds=0.5),
             lambda: None,
-            self.recording,
+            recording,
         )
 
     def step(self, seconds: float = 0.0) -> None:
@@ -119,6 +124,33 @@ def test_a_stream_of_other_series_does_not_keep_one_from_closing(ward: Ward) -> 
         if ward.jobs_of(series):
             break
     assert ward.jobs_of(series)
+
+
+def test_receiving_that_outruns_recording_delays_closing_by_what_came_before_only(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    others = iter(range(10_000))
+    association = arrivals.new_association()
+    recorded_at: list[int] = []  # how many batches were recorded when it was seen closed
+
+    def receive(count: int) -> None:
+        made = make_series(slices=count, rows=4, columns=4, name=f"other {next(others)}")
+        arrivals.keep(ward.inbox, made, None, association)
+
+    def batch_recorded() -> None:
+        receive(150)  # while 100 were recorded
+        ward.closing.step()
+        recorded_at.append(len(ward.jobs_of(series)))
+
+    receive(250)
+    recording = RecordLane(ward.inbox, ward.series, batch_recorded)
+    ward.closing = ward.closing_lane(recording)
+    while not any(recorded_at) and len(recorded_at) < 12:
+        recording.step()
+    # 320 lay there when it was complete and first looked at
+    assert recorded_at.index(1) <= 5
 
 
 def test_what_lies_in_incoming_when_the_decision_begins_is_part_of_it(ward: Ward) -> None:
@@ -218,6 +250,35 @@ def test_an_association_that_stays_open_blocks_nothing_for_ever_and_its_release_
     ward.step()
     assert ward.of(series).verdict is Verdict.PROVEN
     assert len(ward.jobs_of(series)) == 1
+
+
+def test_an_association_that_ends_incomplete_lets_a_count_that_agrees_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = _proven()
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "incomplete")
+    ward.step()
+    assert ward.of(series).verdict is Verdict.PROVEN
+    assert len(ward.jobs_of(series)) == 1
+
+
+def test_an_association_that_ends_aborted_lets_a_settled_count_prove_its_series(
+    ward: Ward,
+) -> None:
+    series = make_series()
+    uid = SeriesInstanceUID(str(series[0].SeriesInstanceUID))
+    association = arrivals.keep(ward.inbox, series, None)
+    ward.recording.step()
+    settled = Count("pacs", 20, 20, 17, 1.0, compared=True, rested_seconds=1.0)
+    ward.series.add_count(uid, "pacs", count_values(settled), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.end(ward.inbox.incoming_folder, association, "aborted")
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.PROVEN
 
 
 def test_the_same_bytes_again_over_a_released_association_vouch_for_an_aborted_one(
@@ -369,6 +430,39 @@ def test_a_file_of_before_associations_had_names_is_read_and_proves_nothing(ward
     ward.step(LONG_ENOUGH)
     assert ward.of(series).verdict is Verdict.UNPROVEN
     assert ward.of(series).instances == 20
+
+
+def _as_of_schema_0001(ward: Ward) -> None:
+    """The rows as the first version left them: nothing of the headers, nobody who brought them."""
+    with sqlite3.connect(ward.folder / "segnode.sqlite") as connection:
+        connection.execute("UPDATE instance SET planes='[]', number=NULL, association=NULL")
+        connection.execute("DELETE FROM series_association")
+
+
+def test_a_series_of_an_earlier_version_is_judged_by_the_headers_of_its_files(ward: Ward) -> None:
+    series = make_series()
+    del series[7]
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert "1 slice missing there" in str(ward.of(series).evidence)
+    assert "InstanceNumber 8 is missing" in str(ward.of(series).evidence)
+    assert "over an association that is unknown" in str(ward.of(series).evidence)
+
+
+def test_a_series_of_an_earlier_version_that_is_sent_again_is_whole(ward: Ward) -> None:
+    series = make_series()
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    _as_of_schema_0001(ward)
+    ward.series.reopen(SeriesInstanceUID(str(series[0].SeriesInstanceUID)), time.time())
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.UNPROVEN
+    arrivals.keep(ward.inbox, series)
+    ward.step(LONG_ENOUGH)
+    assert ward.of(series).verdict is Verdict.CONSISTENT
 
 
 def test_a_clock_that_is_set_forward_closes_nothing_early(

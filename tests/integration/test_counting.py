@@ -2,18 +2,27 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # built at import
+    StudyRootQueryRetrieveInformationModelFind,
+)
 
 from node.core.names import AETitle
 from node.core.verdict import Verdict
-from node.dicom.closing import Count, Times, count_from
+from node.dicom.closing.evidence import Count, count_from
+from node.dicom.closing.times import Times
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.query import querying
 from node.lanes.count import CountLane
+from node.lanes.pace import Pace
 from node.store import database
 from tests import arrivals
 from tests.integration.test_arriving import Ward
@@ -51,7 +60,8 @@ def _held_there(pacs: Orthanc, folder: Path, name: str, slices: int = 20) -> lis
 
 
 def _lane(ward: Ward, port: int) -> CountLane:
-    return CountLane(ward.series, _peer(port), OURS, Times(0.2, 0.5), lambda: None)
+    pace = Pace(1000.0)
+    return CountLane(ward.series, _peer(port), OURS, Times(0.2, 0.5), lambda: None, pace)
 
 
 def _counted(ward: Ward, series: list[Dataset]) -> Count:
@@ -184,3 +194,37 @@ def test_what_belongs_in_no_volume_is_not_missing_here(
     _lane(ward, pacs.dicom_port).step()
     count = _counted(ward, series)
     assert (count.instances, count.held, count.left_out, count.missing_count) == (21, 20, 1, 0)
+
+
+@contextmanager
+def _peer_that_notes_when_it_is_asked() -> Iterator[tuple[int, list[float]]]:
+    asked: list[float] = []
+
+    def answer(_event: Event) -> Iterator[tuple[int, None]]:
+        asked.append(time.monotonic())
+        yield 0x0000, None
+
+    ae = AE(ae_title="ORTHANC")
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    port = free_port()
+    handlers: list[Any] = [(evt.EVT_C_FIND, answer)]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    assert server is not None
+    try:
+        yield port, asked
+    finally:
+        server.shutdown()
+
+
+def test_many_open_series_do_not_flood_a_pacs_with_questions(ward: Ward) -> None:
+    for number in range(25):
+        arrivals.keep(ward.inbox, make_series(slices=2, name=f"flood {number}"), None)
+    ward.recording.step()
+    with _peer_that_notes_when_it_is_asked() as (port, asked):
+        lane = CountLane(ward.series, _peer(port), OURS, Times(0.2, 0.5), lambda: None, Pace(10.0))
+        until = time.monotonic() + 3.0
+        while time.monotonic() < until:
+            time.sleep(min(lane.step(), 0.05))
+    assert len(asked) > 5
+    for first in asked:
+        assert sum(first <= at < first + 1.0 for at in asked) <= 11

@@ -17,7 +17,7 @@ from node.core.job import Job, JobEvent, JobState
 from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
 from node.core.result import ResultKind, Wants
 from node.core.volume import LabelMap, Volume
-from node.dicom.closing import Times
+from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.routing import Route

@@ -12,6 +12,8 @@ from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.uids import result_uids
 from node.dicom.trash import Trash
+from node.lanes.clock import WatchedClock
+from node.lanes.retain import RetentionLane
 from node.retention import Purged, purge, would_purge
 from node.store import database
 from node.store.channel_orders import ChannelRoute
@@ -309,3 +311,96 @@ def test_what_was_set_aside_goes_after_the_longer_period(folder: Folder) -> None
             path.write_text("x")
             os.utime(path, (0, NOW - age * DAY))
     assert [one.name for one in folder.purge(0)] == ["old.dcm", "old.txt"]
+
+
+# --- a clock that is set
+
+
+class Clocks:
+    """A wall clock that can be set, and one that cannot."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = NOW, 500.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall, self.steady = self.wall + seconds, self.steady + seconds
+
+    def lane(self, folder: Folder) -> RetentionLane:
+        """As after a start."""
+        clock = WatchedClock(
+            folder.path / "retention.clock", lambda: self.wall, lambda: self.steady
+        )
+        return RetentionLane(folder.retention, folder.trash, PERIODS, clock)
+
+
+@pytest.fixture
+def delivered(folder: Folder) -> Folder:
+    folder.job()
+    folder.deliver()
+    return folder
+
+
+def test_a_clock_that_is_set_forward_by_a_week_deletes_nothing(delivered: Folder) -> None:
+    clocks = Clocks()
+    lane = clocks.lane(delivered)
+    lane.step()
+    held = delivered.files()
+    clocks.pass_by(3600)
+    clocks.wall += 8 * DAY
+    for _ in range(20):
+        lane.step()
+        clocks.pass_by(3600)
+    assert delivered.files() == held
+
+
+def test_a_clock_that_is_set_right_again_is_believed_at_once(delivered: Folder) -> None:
+    clocks = Clocks()
+    lane = clocks.lane(delivered)
+    lane.step()
+    clocks.pass_by(6.9 * DAY)
+    clocks.wall += 5 * DAY
+    lane.step()
+    assert delivered.files()
+    clocks.wall -= 5 * DAY
+    lane.step()
+    assert delivered.files()
+    clocks.pass_by(0.2 * DAY)
+    lane.step()
+    assert not delivered.files()
+
+
+def test_a_clock_that_nobody_sets_back_is_believed_after_a_day(delivered: Folder) -> None:
+    clocks = Clocks()
+    lane = clocks.lane(delivered)
+    lane.step()
+    clocks.wall += 8 * DAY
+    lane.step()
+    clocks.pass_by(1.01 * DAY)
+    lane.step()
+    assert not delivered.files()
+
+
+def test_a_clock_that_is_wrong_at_a_start_deletes_nothing_either(delivered: Folder) -> None:
+    clocks = Clocks()
+    clocks.lane(delivered).step()
+    held = delivered.files()
+    clocks.wall, clocks.steady = NOW + 8 * DAY, 10.0  # the machine started anew
+    clocks.lane(delivered).step()
+    clocks.pass_by(3600)
+    lane = clocks.lane(delivered)  # and the node once more
+    lane.step()
+    assert delivered.files() == held
+    clocks.pass_by(1.01 * DAY)
+    lane.step()
+    assert not delivered.files()
+
+
+def test_a_night_off_and_a_machine_that_slept_are_no_jump(delivered: Folder) -> None:
+    clocks = Clocks()
+    clocks.lane(delivered).step()
+    clocks.pass_by(0.5 * DAY)
+    lane = clocks.lane(delivered)
+    lane.step()
+    clocks.pass_by(7 * DAY)
+    lane.step()
+    assert not delivered.files()

@@ -38,7 +38,12 @@ def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
     opened.dispose()
 
 
-def _instance(number: int, sha256: str = "aa", uid: SeriesInstanceUID = UID) -> StoredInstance:
+def instance_of(
+    number: int,
+    sha256: str = "aa",
+    uid: SeriesInstanceUID = UID,
+    association: str | None = None,
+) -> StoredInstance:
     return StoredInstance(
         series_instance_uid=uid,
         study_instance_uid="1.2",
@@ -51,6 +56,7 @@ def _instance(number: int, sha256: str = "aa", uid: SeriesInstanceUID = UID) -> 
         path=f"instances/{number}",
         calling_ae_title=AETitle("MODALITY"),
         received_at=NOW,
+        association=association,
     )
 
 
@@ -62,7 +68,7 @@ def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOr
 
 def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
     jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
     assert jobs is not None
@@ -86,9 +92,9 @@ def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
     engine: sqlalchemy.Engine,
 ) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
-    series.add(_instance(2), NOW + 1)
+    series.add(instance_of(2), NOW + 1)
     assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
     assert JobStore(engine).list() == []
 
@@ -98,7 +104,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 ) -> None:
     first = _queued(engine)
     series, jobs = SeriesStore(engine), JobStore(engine)
-    series.add(_instance(2), NOW + 1)
+    series.add(instance_of(2), NOW + 1)
     cancelled = jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
@@ -109,7 +115,7 @@ def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
 
 def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
     job = _queued(engine)
-    assert SeriesStore(engine).add(_instance(1), NOW + 5) == "aa"
+    assert SeriesStore(engine).add(instance_of(1), NOW + 5) == "aa"
     assert SeriesStore(engine).open_series() == []
     current = JobStore(engine).get(job.id)
     assert current is not None
@@ -138,7 +144,7 @@ def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others
     series, jobs = SeriesStore(engine), JobStore(engine)
     for number, priority in enumerate((0, 5, 5, -1)):
         uid = SeriesInstanceUID(f"1.2.{number}")
-        series.add(_instance(1, uid=uid), NOW)
+        series.add(instance_of(1, uid=uid), NOW)
         seen = series.get(uid)
         assert seen is not None
         order = _order(f"in{number}")
@@ -305,7 +311,7 @@ def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
 
 def test_a_series_that_is_opened_again_is_judged_from_nothing(engine: sqlalchemy.Engine) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     seen = _seen(engine)
     first, second = (
         replace(_order(), verdict=Verdict.UNPROVEN),
@@ -326,7 +332,7 @@ def test_a_peer_that_says_the_same_again_lets_nothing_be_judged_anew(
     engine: sqlalchemy.Engine,
 ) -> None:
     series = SeriesStore(engine)
-    series.add(_instance(1), NOW)
+    series.add(instance_of(1), NOW)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW)
     seen = _seen(engine)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW + 60)

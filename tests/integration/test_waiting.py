@@ -1,6 +1,7 @@
 """Jobs of several Series on real SQLite: whatever closes last, whatever is missing, once."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,15 @@ import sqlalchemy
 from node.core.errors import Fatal
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
+from node.lanes.give import GiveLane
+from node.lanes.lane import AT_ONCE, IDLE_SECONDS
 from node.store import database
 from node.store.channel_orders import ChannelRoute
+from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.series import SeriesStore, StoredInstance
 from node.store.waiting import ChannelFit, WaitingStore
+from tests.stored import segmented, the_one
 
 T1, FLAIR, FLAIR_2 = (SeriesInstanceUID(f"1.2.{number}") for number in (1, 2, 3))
 STUDY, NOW, WAIT = "1.2", 1000.0, 600.0
@@ -87,7 +92,7 @@ def test_the_last_channel_starts_the_job_in_the_order_of_the_channels(store: Sto
     (job,) = store.come(FLAIR, 1)
     assert (job.series_instance_uids, job.state) == ((T1, FLAIR), JobState.QUEUED)
     assert (job.priority, job.route) == (3, "both")
-    assert [one.peer for one in store.jobs.deliveries(job.id)] == ["pacs"]
+    assert job.recipients == ("pacs",)
     assert [one.id for one in store.jobs.of_series(FLAIR)] == [job.id]
     assert store.waiting.refuse_due([ROUTE], NOW + 2 * WAIT) == []
 
@@ -292,10 +297,64 @@ def test_two_routes_to_one_model_make_one_job_for_both_peers(store: Store) -> No
     store.receive(FLAIR)
     (job,) = store.close(FLAIR, 1, routes=(ROUTE, OTHER))
     assert (job.route, job.priority) == ("both, other", 5)
-    assert [one.peer for one in store.jobs.deliveries(job.id)] == ["pacs", "viewer"]
+    assert job.recipients == ("pacs", "viewer")
 
 
 def test_one_series_that_fits_both_channels_waits_and_is_refused_in_words(store: Store) -> None:
     assert store.come(T1, 0, 1) == []
     (job,) = store.waiting.refuse_due([ROUTE], NOW + WAIT)
     assert "no 2 Series came within 600 s, one for each channel" in (job.reason or "")
+
+
+# --- a second Route that comes to the same input later
+
+
+def _fits_other_later(store: Store, *, at: float) -> None:
+    """FLAIR is routed anew, and fits a Route that did not stand there before."""
+    for uid in (T1, FLAIR):
+        store.series.reopen(uid, at)
+    store.close(T1, 0, at=at, routes=(ROUTE, OTHER))
+    assert store.close(FLAIR, 1, at=at, routes=(ROUTE, OTHER)) == []
+
+
+def test_the_peers_of_a_route_that_comes_later_get_the_result_of_the_job_too(
+    store: Store,
+) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    _fits_other_later(store, at=NOW + 1)
+    (only,) = store.jobs.list()
+    assert (only.id, only.state) == (job.id, JobState.QUEUED)
+    assert only.recipients == ("pacs", "viewer")
+    _fits_other_later(store, at=NOW + 2)
+    assert len(store.jobs.list()[0].recipients) == 2
+
+
+def test_a_delivered_result_goes_to_the_new_peers_alone(
+    store: Store, engine: sqlalchemy.Engine
+) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    deliveries = DeliveryStore(engine)
+    segmented(store.jobs, job, NOW)
+    deliveries.delivered(the_one(deliveries.take("pacs", NOW)), "stored", NOW)
+    _fits_other_later(store, at=NOW + 1)
+    assert store.jobs.list()[0].state is JobState.SEGMENTED
+    giving = GiveLane(store.jobs, {}, lambda: None)
+    assert giving.step() == AT_ONCE
+    assert giving.step() == IDLE_SECONDS
+    assert deliveries.take("pacs", NOW + 2) is None
+    taken = the_one(deliveries.take("viewer", time.time()))
+    finished = deliveries.delivered(taken, "stored", NOW + 2)
+    assert finished is not None
+    assert finished.state is JobState.DELIVERED
+
+
+def test_a_failed_job_notes_the_new_peers_and_stays_failed(store: Store) -> None:
+    store.come(T1, 0)
+    (job,) = store.come(FLAIR, 1)
+    store.jobs.transition(job.id, JobState.QUEUED, JobEvent.FAIL, NOW, "broken")
+    _fits_other_later(store, at=NOW + 1)
+    assert store.jobs.list()[0].state is JobState.FAILED
+    again = store.jobs.rerun(job.id, JobState.FAILED, NOW + 2)
+    assert again.recipients == ("pacs", "viewer")

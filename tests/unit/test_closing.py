@@ -6,17 +6,10 @@ import pytest
 from pydicom import Dataset
 
 from node.core.verdict import Verdict
-from node.dicom.closing import (
-    AHEAD,
-    Count,
-    Facts,
-    Instance,
-    Judgement,
-    Times,
-    count_from,
-    count_values,
-    judge,
-)
+from node.dicom.closing.counts import AHEAD
+from node.dicom.closing.evidence import Count, Facts, Instance, count_from, count_values
+from node.dicom.closing.judgement import Judgement, judge
+from node.dicom.closing.times import Times
 from node.dicom.planes import planes_of
 from tests.series_factory import make_series
 
@@ -394,3 +387,15 @@ def test_one_multi_frame_object_proves_nothing_before_it_settles_and_the_source_
     assert judge(asked, TIMES).verdict is Verdict.UNPROVEN
     more = judge(replace(asked, counts=[_count(2, 1)]), TIMES)
     assert more.refused == "pacs counts 2 and 1 are here"
+
+
+def test_what_was_refused_here_is_missing_too_and_the_refusal_says_so() -> None:
+    facts = _facts(make_series(slices=21)[:20], silent=3600.0, ending="incomplete")
+    held = replace(facts, counts=[_count(21, 20, missing=("1.2.3",), missing_count=1)])
+    judgement = judge(held, TIMES)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert "missing here: 1.2.3; an instance of one of its associations was refused here" in str(
+        judgement.refused
+    )
+    released = replace(held, instances=_facts(make_series(slices=21)[:20]).instances)
+    assert "refused here" not in str(judge(released, TIMES).refused)

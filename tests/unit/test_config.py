@@ -114,6 +114,15 @@ def test_the_environment_overrides_the_file(
         ("[node", "is not TOML"),
         ('[database]\nurl = "postgresql://x"', '"database.url"'),
         ('[dicom.tls]\nkey = "a.key"', '"dicom.tls": key needs its certificate beside it'),
+        (
+            "[dicom.tls]\nrequire_client_certificate = true",
+            '"dicom.tls": require_client_certificate',
+        ),
+        ("[dicom]\nport = 0", '"dicom": port = 0 leaves TLS alone, which needs tls.certificate'),
+        (
+            '[dicom]\nport = 2762\n[dicom.tls]\ncertificate = "a.crt"',
+            '"dicom": port and tls.port are both 2762',
+        ),
         ('[peers.a]\nhost = "h"\nport = 1', '"peers.a": needs ae_title, host and port, or a url'),
         (_PEER + "tls = true", '"peers.a": tls, commitment and query need ae'),
         (_PEER + 'user = "u"', '"peers.a": user and password go together'),
@@ -127,6 +136,25 @@ def test_a_wrong_setting_is_refused_with_its_name(tmp_path: Path, text: str, sen
     with pytest.raises(ConfigError, match=re.escape(sentence)) as raised:
         config.load(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tls", "listens", "asks"),
+    [
+        ("", False, False),
+        ('ca = "ca.crt"', False, True),
+        ('certificate = "a.crt"', True, False),
+        ('certificate = "a.crt"\nca = "ca.crt"', True, True),
+        ('certificate = "a.crt"\nca = "ca.crt"\nrequire_client_certificate = false', True, False),
+        ('certificate = "a.crt"\nport = 0', False, False),
+    ],
+)
+def test_tls_is_listened_for_with_a_certificate_and_asks_for_one_with_a_ca(
+    tmp_path: Path, tls: str, listens: bool, asks: bool
+) -> None:
+    section = config.load(_write(tmp_path, MINIMAL + f"[dicom.tls]\n{tls}")).dicom.tls
+    assert section.listens == listens
+    assert (section.clients_ca is not None) == asks
 
 
 def test_secrets_come_from_the_environment_and_are_never_shown(

@@ -15,6 +15,7 @@ from pynetdicom.dul import DULServiceProvider
 from node.dicom.receiver.admission import LimitedACSE
 from node.dicom.receiver.messages import Context, Messages, Sender
 from node.dicom.receiver.reports import ENDED, OPENED
+from node.dicom.receiver.secure import SecureConnection
 from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
 from node.dicom.receiver.surroundings import Surroundings
 from node.dicom.receiver.upper_layer import UpperLayer
@@ -53,6 +54,13 @@ class ReceivingAssociation(Association):
         """The accepted presentation contexts by id."""
         return self._contexts
 
+    @property
+    def must_be_secure(self) -> bool:
+        """Whether the peer may come by TLS only, and does not."""
+        transport = self.dul.socket
+        is_secure = transport is not None and isinstance(transport.socket, SecureConnection)
+        return not is_secure and self.calling_ae_title in self._around.settings.tls_only
+
     def enter(self) -> str | None:
         """Takes a place among the Associations; or says why there is none."""
         self._around.limits.disconnected(self)
@@ -71,7 +79,10 @@ class ReceivingAssociation(Association):
             number: Context(str(one.abstract_syntax), str(one.transfer_syntax[0]))
             for number, one in self._accepted_cx.items()
         }
-        self._sender = Sender(name, title, title not in self._around.settings.echo_only)
+        settings = self._around.settings
+        self.sender = Sender(
+            name, title, title not in settings.echo_only, title in settings.commits_to
+        )
         self._begun = AssociationRecord(name, title, address, time.time())
 
     def run_reactor(self) -> None:
@@ -116,13 +127,17 @@ class ReceivingAssociation(Association):
         if not self._told and self._begun is not None:
             self._told = True
             self._around.reports.tell(OPENED, **asdict(self._begun))
-        return self._sender
+        return self.sender
 
     def tell_protocol_error(self, reason: str) -> None:
         self._warn("association aborted: the peer breaks the protocol", reason)
 
     def tell_rejection(self, reason: str) -> None:
         self._warn("association rejected for the time being", reason)
+
+    def tell_insecure(self) -> None:
+        reason = "its peer has tls = true; it has to come over the TLS port"
+        self._warn("association rejected", reason)
 
     def tell_stranger(self) -> None:
         self._warn("association rejected", "its AE title is not of a peer in dicom.accept_from")

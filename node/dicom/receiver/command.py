@@ -1,4 +1,4 @@
-"""C-STORE command sets, read and written without a Dataset (PS3.7 6.3, 9.3.1)."""
+"""Command sets, read and written without a Dataset (PS3.7 6.3, 9.3.1, 10.3.1, 10.3.5)."""
 
 import struct
 from collections.abc import Mapping
@@ -8,7 +8,9 @@ from typing import Final
 from node.dicom.receiver.status import ProtocolError
 
 C_STORE_RQ: Final = 0x0001
-_C_STORE_RSP: Final = 0x8001
+N_EVENT_REPORT_RQ: Final = 0x0100
+N_ACTION_RQ: Final = 0x0130
+_RESPONSE: Final = 0x8000  # the bit by which the field of a response differs
 _NO_DATA_SET: Final = 0x0101
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 _ELEMENT: Final = struct.Struct("<HHL")
@@ -17,6 +19,7 @@ _COMMENT_LENGTH: Final = 64  # LO, PS3.5 6.2
 
 _SOP_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED = 0x0002, 0x0100, 0x0110, 0x0120
 _DATA_SET_TYPE, _STATUS, _COMMENT, _SOP_INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
+_REQUESTED_CLASS, _REQUESTED_INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x0003, 0x1001, 0x1002, 0x1008
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,18 @@ class StoreRequest:
     message_id: int
     sop_class_uid: str
     sop_instance_uid: str
+    has_data_set: bool
+
+
+@dataclass(frozen=True)
+class NormalizedRequest:
+    """An N-EVENT-REPORT-RQ or N-ACTION-RQ. type_id: of the event or action."""
+
+    command_field: int
+    message_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    type_id: int
     has_data_set: bool
 
 
@@ -44,15 +59,50 @@ def store_request(command: bytes) -> StoreRequest | None:
 
 def store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
     """The C-STORE-RSP. comment: for a person at the sender (PS3.7 C.4.2)."""
+    return _response(request, C_STORE_RQ, status, comment)
+
+
+def normalized_request(command: bytes) -> NormalizedRequest | None:
+    """An N-EVENT-REPORT-RQ or N-ACTION-RQ; None for another command. Raises ProtocolError."""
+    elements = _elements(command)
+    field = _number(elements, _FIELD)
+    if field not in (N_EVENT_REPORT_RQ, N_ACTION_RQ):
+        return None
+    is_action = field == N_ACTION_RQ
+    return NormalizedRequest(
+        command_field=field,
+        message_id=_number(elements, _MESSAGE_ID),
+        sop_class_uid=_text(elements, _REQUESTED_CLASS if is_action else _SOP_CLASS),
+        sop_instance_uid=_text(elements, _REQUESTED_INSTANCE if is_action else _SOP_INSTANCE),
+        type_id=_number(elements, _ACTION_TYPE if is_action else _EVENT_TYPE),
+        has_data_set=_number(elements, _DATA_SET_TYPE) != _NO_DATA_SET,
+    )
+
+
+def normalized_response(request: NormalizedRequest, status: int, comment: str = "") -> bytes:
+    """The N-EVENT-REPORT-RSP or N-ACTION-RSP; without a reply, which commitment has none of."""
+    kind = _ACTION_TYPE if request.command_field == N_ACTION_RQ else _EVENT_TYPE
+    type_id = _element(kind, _US.pack(request.type_id))
+    return _response(request, request.command_field, status, comment, type_id)
+
+
+def _response(
+    request: StoreRequest | NormalizedRequest,
+    field: int,
+    status: int,
+    comment: str,
+    more: bytes = b"",
+) -> bytes:
     body = b"".join(
         [
             _uid_element(_SOP_CLASS, request.sop_class_uid),
-            _element(_FIELD, _US.pack(_C_STORE_RSP)),
+            _element(_FIELD, _US.pack(field | _RESPONSE)),
             _element(_RESPONDED, _US.pack(request.message_id)),
             _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
             _element(_STATUS, _US.pack(status)),
             _element(_COMMENT, _padded(_one_line(comment), b" ")) if comment else b"",
             _uid_element(_SOP_INSTANCE, request.sop_instance_uid),
+            more,
         ]
     )
     return _element(0x0000, struct.pack("<L", len(body))) + body

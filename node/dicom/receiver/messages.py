@@ -1,6 +1,6 @@
-"""P-DATA to C-STORE requests (PS3.7 6.3.1, PS3.8 Annex E).
+"""P-DATA to requests of storage and its commitment (PS3.7 6.3.1, PS3.8 Annex E).
 
-A C-STORE is received here, fragment by fragment; every other message is handed to pynetdicom.
+They are received here, fragment by fragment; every other message is handed to pynetdicom.
 """
 
 import itertools
@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from node.core.commitment import SOP_CLASS as STORAGE_COMMITMENT
 from node.dicom.receiver.arrival import Arrival, Spool
-from node.dicom.receiver.command import StoreRequest, is_uid, store_request, store_response
+from node.dicom.receiver.command import (
+    NormalizedRequest,
+    StoreRequest,
+    is_uid,
+    normalized_request,
+    store_request,
+    store_response,
+)
+from node.dicom.receiver.commitment import CommitmentMessage
 from node.dicom.receiver.limits import Seldom
 from node.dicom.receiver.pdu import PDU, PDV, pdvs
 from node.dicom.receiver.reports import Reports
@@ -42,15 +51,20 @@ class Peer(Protocol):
     def contexts(self) -> Mapping[int, Context]: ...
     def answer(self, context_id: int, command: bytes) -> None: ...
     def hand_on(self, fragment: PDV) -> bool: ...
+    def sender(self) -> "Sender": ...
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends. name: of the Association, for the files of its Instances."""
+    """Who sends. name: of the Association, for the files of its Instances.
+
+    may_ask: for commitment; it may store, and we know where to answer.
+    """
 
     name: str
     calling_ae_title: str
     may_store: bool
+    may_ask: bool
 
 
 class Messages:
@@ -64,7 +78,7 @@ class Messages:
         seldom: Seldom,
         sender: Callable[[], Sender],
     ) -> None:
-        self._peer, self._spool, self._sender = peer, spool, sender
+        self._peer, self._spool, self._sender_of_an_instance = peer, spool, sender
         self._reports, self._seldom = reports, seldom
         self._numbers = itertools.count()
         self.stored = 0  # acknowledged Instances
@@ -73,7 +87,7 @@ class Messages:
         self._is_cut_off = False
         self._command = bytearray()
         self._context_id: int | None = None  # of the message at hand
-        self._store: _Store | None = None
+        self._store: _Store | CommitmentMessage | None = None
         self._handed_on: int | None = None  # bytes of a message that pynetdicom gets
 
     def take(self, pdu: PDU) -> None:
@@ -103,7 +117,7 @@ class Messages:
 
     def forget(self) -> None:
         """Lets go of those that hold these messages; nothing can be taken any more."""
-        del self._peer, self._sender
+        del self._peer, self._sender_of_an_instance
 
     @property
     def are_all_kept(self) -> bool:
@@ -131,11 +145,12 @@ class Messages:
             return
         command = bytes(self._command)
         self._command.clear()
-        request = store_request(command)
-        if request is None:
+        if (request := store_request(command)) is not None:
+            self._begin(pdv.context_id, request)
+        elif (of_commitment := self._of_commitment(pdv.context_id, command)) is not None:
+            self._begin_commitment(pdv.context_id, of_commitment)
+        else:
             self._hand_on(PDV(pdv.context_id, True, True, memoryview(command)))
-            return
-        self._begin(pdv.context_id, request)
 
     def _hand_on(self, pdv: PDV) -> None:
         self._handed_on = (self._handed_on or 0) + len(pdv.value)
@@ -146,11 +161,29 @@ class Messages:
 
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         context = self._peer.contexts()[context_id]
-        sender = self._sender()
-        self._store = _Store(self._spool, self._reports, self._seldom, sender, request)
-        self._store.begin(context, f"{sender.name}-{next(self._numbers):08d}")
+        sender = self._sender_of_an_instance()
+        self._store = store = _Store(self._spool, self._reports, self._seldom, sender, request)
+        store.begin(context, self._next_name(sender))
         if not request.has_data_set:
             self._finish()
+
+    def _of_commitment(self, context_id: int, command: bytes) -> NormalizedRequest | None:
+        is_its = self._peer.contexts()[context_id].abstract_syntax == STORAGE_COMMITMENT
+        return normalized_request(command) if is_its else None
+
+    def _begin_commitment(self, context_id: int, request: NormalizedRequest) -> None:
+        sender = self._peer.sender()
+        title = sender.calling_ae_title
+        self._store = message = CommitmentMessage(
+            self._spool, self._reports, self._seldom, request, title
+        )
+        syntax = self._peer.contexts()[context_id].transfer_syntax
+        message.begin(syntax, self._next_name(sender), sender.may_ask)
+        if not request.has_data_set:
+            self._finish()
+
+    def _next_name(self, sender: Sender) -> str:
+        return f"{sender.name}-{next(self._numbers):08d}"
 
     def _take_data(self, fragments: Sequence[memoryview]) -> None:
         assert self._store is not None  # _require_in_order
@@ -162,14 +195,19 @@ class Messages:
         store, context_id = self._store, self._context_id
         self._store = self._context_id = None
         status, comment = store.finish()
+        if store.is_instance:
+            self._count(status)
+        self._peer.answer(context_id, store.response(status, comment))
+        if status == SUCCESS:
+            self._reports.wake()
+        if store.is_instance:
+            self._require_readable(status)
+
+    def _count(self, status: int) -> None:
         if status == SUCCESS:
             self.stored += 1
         else:
             self.refused += 1
-        self._peer.answer(context_id, store_response(store.request, status, comment))
-        if status == SUCCESS:
-            self._reports.wake()
-        self._require_readable(status)
 
     def _require_readable(self, status: int) -> None:
         """A sender of nothing but garbage is not served for ever; it has its answers."""
@@ -180,6 +218,8 @@ class Messages:
 
 class _Store:
     """One C-STORE. A refusal is remembered, and the rest of the fragments is dropped."""
+
+    is_instance = True
 
     def __init__(
         self,
@@ -234,6 +274,9 @@ class _Store:
         if self._arrival is not None:
             self._arrival.drop()
             self._arrival = None
+
+    def response(self, status: int, comment: str) -> bytes:
+        return store_response(self.request, status, comment)
 
     def _admit(self, context: Context) -> None:
         if not self._sender.may_store:

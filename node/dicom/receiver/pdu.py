@@ -1,8 +1,7 @@
 """PDUs out of a byte stream: framed, bounded, and cut into their PDVs (PS3.8 9.3)."""
 
-import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,15 +45,15 @@ class PDUStream:
         self._is_for_data = False
         self._begin = self._end = 0
 
-    def receive(self, descriptor: int) -> int:
+    def receive(self, read: Callable[[memoryview], int]) -> int:
         """Reads what has come, as much as there is room for. Returns 0 at the end of the stream.
 
-        Raises BlockingIOError where nothing has come: a socket with a timeout does not block.
+        Raises what `read` raises, e.g. BlockingIOError where nothing has come.
         """
         if self._end == len(self._buffer):
             self._make_room(len(self._buffer))
-        with memoryview(self._buffer) as view:
-            count = os.readv(descriptor, [view[self._end :]])
+        with memoryview(self._buffer) as view, view[self._end :] as room:
+            count = read(room)
         self._end += count
         return count
 

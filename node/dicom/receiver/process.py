@@ -1,6 +1,6 @@
 """The receiving process: `python -m node.dicom.receiver`, started by the supervisor.
 
-It inherits the listening socket, a pipe for what it reports, and standard input, whose end means
+It inherits the listening sockets, a pipe for what it reports, and standard input, whose end means
 that the node stops or is gone: an orphan would keep the port and write into the next node's folder.
 """
 
@@ -10,42 +10,66 @@ import socket
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Sequence
 from typing import Final
 
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
+from node.core.commitment import SOP_CLASS as STORAGE_COMMITMENT
 from node.core.disk import keep_from_others
 from node.dicom.receiver.arrival import Spool
 from node.dicom.receiver.aside import Aside
 from node.dicom.receiver.limits import Limits
 from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.receiver.reports import READY, Reports
+from node.dicom.receiver.secure import Certificates
 from node.dicom.receiver.server import ReceivingServer
-from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.settings import NOTHING, Settings
 from node.dicom.receiver.space import FreeSpace
 from node.dicom.receiver.spool import Clock
 from node.dicom.receiver.surroundings import Surroundings
 
 _STOP_SECONDS: Final = 1.5
+_UNCOMPRESSED: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 
 
 def main(arguments: list[str]) -> None:
-    """Serves until standard input ends. arguments: descriptors and the settings as JSON."""
-    listener, lines, wakeup = (int(one) for one in arguments[:3])
-    settings = Settings.from_json(arguments[3])
+    """Serves until standard input ends. arguments: descriptors and the settings as JSON.
+
+    The first two descriptors listen, for plain connections and for TLS; NOTHING where one does not.
+    """
+    *listeners, lines, wakeup = (int(one) for one in arguments[:4])
+    settings = Settings.from_json(arguments[4])
     keep_from_others()
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
+    warnings.simplefilter("ignore", UserWarning)  # of pydicom, with each odd value it reads
     reports = Reports(lines, wakeup)
     around = surroundings(settings, reports)
-    server = ReceivingServer(application_entity(settings), socket.socket(fileno=listener), around)
-    for work in (server.serve_forever, around.spool.space.watch):
+    servers = _servers(listeners, settings, around)
+    for work in (*(one.serve_forever for one in servers), around.spool.space.watch):
         threading.Thread(target=work, daemon=True).start()
     around.spool.space.look()
     reports.tell(READY, run=around.run, pid=os.getpid())
     while os.read(sys.stdin.fileno(), 1):
         pass
-    _stop(server)
+    _stop(servers)
+
+
+def _servers(
+    listeners: Sequence[int], settings: Settings, around: Surroundings
+) -> list[ReceivingServer]:
+    plain, by_tls = listeners
+    ae = application_entity(settings)
+    servers = []
+    if plain != NOTHING:
+        servers.append(ReceivingServer(ae, socket.socket(fileno=plain), around))
+    if by_tls != NOTHING and settings.tls is not None:
+        certificates = Certificates(settings.tls)
+        servers.append(ReceivingServer(ae, socket.socket(fileno=by_tls), around, certificates))
+    return servers
 
 
 def surroundings(settings: Settings, reports: Reports) -> Surroundings:
@@ -66,6 +90,8 @@ def application_entity(settings: Settings) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = settings.max_pdu_bytes
     ae.add_supported_context(Verification)
+    # Either side may be its SCP: a Peer of what we sent, we of what came (PS3.4 J.3).
+    ae.add_supported_context(STORAGE_COMMITMENT, _UNCOMPRESSED, scu_role=True, scp_role=True)
     for sop_class in settings.sop_classes:
         ae.add_supported_context(sop_class, list(settings.transfer_syntaxes))
     if settings.accept_from is not None:
@@ -74,16 +100,16 @@ def application_entity(settings: Settings) -> AE:
     return ae
 
 
-def _stop(server: ReceivingServer) -> None:
+def _stop(servers: Sequence[ReceivingServer]) -> None:
     """Aborts what is associated and says how it ended; does not wait for silent peers."""
-    ending = threading.Thread(target=_abort_all, args=(server,), daemon=True)
+    ending = threading.Thread(target=_abort_all, args=(servers,), daemon=True)
     ending.start()
     ending.join(_STOP_SECONDS)
     os._exit(0)
 
 
-def _abort_all(server: ReceivingServer) -> None:
-    associations = server.active_associations
+def _abort_all(servers: Sequence[ReceivingServer]) -> None:
+    associations = [one for server in servers for one in server.active_associations]
     for one in associations:
         with contextlib.suppress(Exception):  # one that ends by itself; the others wait
             one.abort(block=False)

@@ -1,13 +1,15 @@
 """Connections: pynetdicom's server on the node's socket, with an Association of ours for each."""
 
-import contextlib
 import socket
+import time
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from node.core.errors import ConfigError
 from node.dicom.receiver.association import ReceivingAssociation
+from node.dicom.receiver.secure import Certificates, first_bytes, hang_up, is_plain_dicom, why
 from node.dicom.receiver.surroundings import Surroundings
 
 
@@ -15,6 +17,42 @@ class _Handler(RequestHandler):
     """Makes a ReceivingAssociation of each connection."""
 
     server: "ReceivingServer"
+    request: socket.socket
+
+    def handle(self) -> None:
+        """On the connection's own thread: a handshake keeps nobody else waiting."""
+        if self.server.certificates is None or self._shakes_hands(self.server.certificates):
+            super().handle()
+        else:
+            hang_up(self.request)
+            self.request.close()
+
+    def _shakes_hands(self, certificates: Certificates) -> bool:
+        """Whether the connection is secure now. Until then it is one that waits, see Limits."""
+        settings, limits = self.server.around.settings, self.server.around.limits
+        deadline = time.monotonic() + settings.associate_seconds
+        limits.connected(self, lambda: hang_up(self.request))
+        try:
+            said = first_bytes(self.request, settings.associate_seconds)
+            if not said:
+                return False
+            if is_plain_dicom(said):
+                self._tell("it speaks plain DICOM; this is the TLS port")
+                return False
+            secure = certificates.wrap(self.request)
+            self.request = secure
+            secure.shake_hands(max(deadline - time.monotonic(), 0.1), settings.idle_seconds)
+        except (ConfigError, OSError) as error:
+            self._tell(why(error))
+            return False
+        finally:
+            limits.disconnected(self)
+        return True
+
+    def _tell(self, reason: str) -> None:
+        event, address = "TLS handshake failed", str(self.client_address[0])
+        if self.server.around.seldom.may_say(event, address):
+            self.server.around.reports.warning(event, address=address, reason=reason)
 
     def _create_association(self) -> ReceivingAssociation:
         """As pynetdicom's, which copies 170 contexts for every connection."""
@@ -32,17 +70,23 @@ class _Handler(RequestHandler):
         association.requestor.address_info = self.remote
         association.bind(evt.EVT_RELEASED, lambda _: association.settle())
         association.bind(evt.EVT_REJECTED, lambda _: association.tell_stranger())
-        self.server.around.limits.connected(association, lambda: _hang_up(self.request))
+        self.server.around.limits.connected(association, lambda: hang_up(self.request))
         return association
 
 
 class ReceivingServer(ThreadedAssociationServer):
-    """Accepts connections on a socket that listens already."""
+    """Accepts connections on a socket that listens already, by TLS where it has certificates."""
 
     daemon_threads = True
 
-    def __init__(self, ae: AE, listener: socket.socket, around: Surroundings) -> None:
-        self._listener, self.around = listener, around
+    def __init__(
+        self,
+        ae: AE,
+        listener: socket.socket,
+        around: Surroundings,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self._listener, self.around, self.certificates = listener, around, certificates
         name = listener.getsockname()
         title = around.settings.ae_title
         super().__init__(ae, name, title, ae.supported_contexts, request_handler=_Handler)
@@ -66,8 +110,3 @@ class ReceivingServer(ThreadedAssociationServer):
 
     def service_actions(self) -> None:
         """pynetdicom's sweeps the garbage of every thirtieth turn; Python does so itself."""
-
-
-def _hang_up(connection: Any) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)

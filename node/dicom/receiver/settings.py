@@ -4,7 +4,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+NOTHING: Final = -1  # in place of the descriptor of a socket that does not listen
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files. key: None where it stands in the certificate's. ca: None where nobody is asked."""
+
+    certificate: str
+    key: str | None = None
+    ca: str | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        return [one for one in (self.certificate, self.key, self.ca) if one is not None]
+
+    def paths_of_context(self) -> tuple[Path, Path | None, Path | None]:
+        """As `server_context` takes them."""
+        key, ca = (None if one is None else Path(one) for one in (self.key, self.ca))
+        return Path(self.certificate), key, ca
 
 
 @dataclass(frozen=True)
@@ -12,8 +32,10 @@ class Settings:
     """One receiving process. contexts: SOP Class UIDs that may come, besides Verification.
 
     accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
-    that may not store. min_free_bytes: with less, Instances are refused; low_free_bytes: with less,
-    the log says so. max_aside_bytes: of refused Instances that are kept for a person to look at.
+    that may not store. tls_only: those that may not come over the plain port. commits_to: those
+    that may ask for Storage Commitment. min_free_bytes: with less, Instances are refused;
+    low_free_bytes: with less, the log says so. max_aside_bytes: of refused Instances that are kept
+    for a person to look at.
     """
 
     data_dir: str
@@ -22,6 +44,9 @@ class Settings:
     transfer_syntaxes: Sequence[str]
     accept_from: Sequence[str] | None = None
     echo_only: Sequence[str] = ()
+    tls_only: Sequence[str] = ()
+    commits_to: Sequence[str] = ()
+    tls: TlsFiles | None = None
     max_associations: int = 25
     max_associations_per_peer: int = 10
     idle_seconds: float = 60.0
@@ -45,4 +70,6 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
+        told = json.loads(text)
+        files = told.pop("tls", None)
+        return cls(**told, tls=TlsFiles(**files) if files else None)

@@ -18,8 +18,9 @@ import structlog
 import node
 from node.core.errors import ConfigError
 from node.dicom.receiver.reports import ENDED, LOG, OPENED, READY
-from node.dicom.receiver.settings import Settings
+from node.dicom.receiver.settings import NOTHING, Settings
 from node.dicom.receiver.spool import AssociationRecord, Clock, write_end
+from node.dicom.tls import server_context
 
 log = structlog.get_logger()
 
@@ -36,32 +37,46 @@ _BACKLOG: Final = 128
 class Receiver:
     """The Storage SCP. on_kept is called whenever something new lies in incoming/.
 
-    The socket listens here: connections wait while the process is started again, and a port that
+    The sockets listen here: connections wait while the process is started again, and a port that
     is taken is told at once.
     """
 
     def __init__(self, settings: Settings, on_kept: Callable[[], None] = lambda: None) -> None:
         self._settings, self._on_kept = settings, on_kept
-        self._listener: socket.socket | None = None
+        self._plain: socket.socket | None = None
+        self._by_tls: socket.socket | None = None
         self._process: _Process | None = None
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="receiver", daemon=True)
 
-    def start(self, host: str, port: int) -> int:
-        """Begins to listen; port 0 takes a free one. Returns the port. Raises ConfigError."""
+    def start(self, host: str, port: int | None, tls_port: int | None = None) -> int:
+        """Begins to listen; port 0 takes a free one, None none. Raises ConfigError.
+
+        Returns the port; that of TLS where there is no plain one.
+        """
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise ConfigError(f"dicom.port: cannot listen on {host}:{port}: {error}") from error
+            if port is not None:
+                self._plain = _listening("dicom.port", host, port)
+            if tls_port is not None:
+                assert self._settings.tls is not None
+                server_context(*self._settings.tls.paths_of_context())  # raises what is wrong
+                self._by_tls = _listening("dicom.tls.port", host, tls_port)
+        except ConfigError:
+            self._close()
+            raise
         self._thread.start()
         if not self._ready.wait(READY_SECONDS):
             self.stop()
             raise ConfigError(
                 f"the receiving process was not ready after {READY_SECONDS:g} s; see the log"
             )
-        return int(self._listener.getsockname()[1])
+        return _port(self._plain) or self.tls_port
+
+    @property
+    def tls_port(self) -> int:
+        """Where it listens for TLS; 0 where it does not."""
+        return _port(self._by_tls)
 
     @property
     def pid(self) -> int:
@@ -78,8 +93,12 @@ class Receiver:
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
             self._thread.join(KILL_SECONDS)  # it notes which Associations are lost
-        if self._listener is not None:
-            self._listener.close()
+        self._close()
+
+    def _close(self) -> None:
+        for one in (self._plain, self._by_tls):
+            if one is not None:
+                one.close()
 
     def _supervise(self) -> None:
         """One process after the other, until stop. Each is a child of this thread, see process."""
@@ -96,8 +115,7 @@ class Receiver:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _run_one(self) -> None:
-        assert self._listener is not None
-        process = self._process = _Process(self._settings, self._listener)
+        process = self._process = _Process(self._settings, self._plain, self._by_tls)
         if self._stopping.is_set():
             process.ask_to_stop()
         try:
@@ -112,13 +130,15 @@ class Receiver:
 class _Process:
     """One receiving process."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, plain: socket.socket | None, by_tls: socket.socket | None
+    ) -> None:
         self._incoming = settings.incoming
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lines, theirs = os.pipe()
         self._held = b""  # a line that is not whole yet
         self._open: dict[str, AssociationRecord] = {}
-        inherited = (listener.fileno(), theirs, self._wakeup)
+        inherited = (*map(_descriptor, (plain, by_tls)), theirs, self._wakeup)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "node.dicom.receiver"]
@@ -126,7 +146,7 @@ class _Process:
                 + [settings.as_json()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                pass_fds=inherited,
+                pass_fds=[one for one in inherited if one != NOTHING],
                 env=_environment(),
             )
         except OSError:
@@ -216,6 +236,22 @@ class _Process:
     def _close(self) -> None:
         os.close(self._lines)
         os.close(self._wakeup)
+
+
+def _listening(key: str, host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot listen on {host}:{port}: {error}") from error
+
+
+def _port(listener: socket.socket | None) -> int:
+    return 0 if listener is None else int(listener.getsockname()[1])
+
+
+def _descriptor(listener: socket.socket | None) -> int:
+    return NOTHING if listener is None else listener.fileno()
 
 
 def _environment() -> dict[str, str]:

@@ -13,14 +13,16 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
-from node.dicom.receiver.messages import Context, Messages
+from node.dicom.receiver.messages import Context, Messages, Sender
 from node.dicom.receiver.pdu import P_DATA_TF, PDU, PDV, PDUStream, p_data
+from node.dicom.receiver.secure import read_now
 from node.dicom.receiver.status import ProtocolError
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ class UpperLayer(DULServiceProvider):
 
     def contexts(self) -> Mapping[int, Context]:
         return self._association.contexts
+
+    def sender(self) -> Sender:
+        return self._association.sender
 
     def answer(self, context_id: int, command: bytes) -> None:
         """Sends a response at once; only this thread sends."""
@@ -159,7 +164,7 @@ class UpperLayer(DULServiceProvider):
         if established and not self._idle_timer.expired:
             self._pause_the_other_thread()
         try:
-            return self._stream.receive(connection.fileno()) > 0 or self._lost()
+            return self._stream.receive(partial(read_now, connection)) > 0 or self._lost()
         except (BlockingIOError, InterruptedError):
             return self._wait(connection, established)
         except OSError:

@@ -39,10 +39,14 @@ class RemoteInstance:
 
 
 class Query:
-    """Questions to one Peer over one Association. Raises Temporary where it has no answer."""
+    """Questions to one Peer over one Association. Raises Temporary where it has no answer.
+
+    questions: how many C-FINDs were sent.
+    """
 
     def __init__(self, peer: Peer, association: Association) -> None:
         self._peer, self._association = peer, association
+        self.questions = 0
 
     def count(self, study_instance_uid: str, series_instance_uid: str) -> int:
         """How many Instances of the Series it holds; 0 where it does not know the Series."""
@@ -81,6 +85,7 @@ class Query:
     def _find(self, identifier: Dataset) -> Sequence[Dataset]:
         """All answers to one question, within the Peer's time in all."""
         deadline = time.monotonic() + self._peer.timeout_seconds
+        self.questions += 1
         found: list[Dataset] = []
         try:
             responses = self._association.send_c_find(

@@ -18,10 +18,15 @@ def upgrade() -> None:
         "recipient",
         sa.Column("job_id", sa.Integer(), nullable=False),
         sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("given_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "peer"),
     )
-    op.execute("INSERT INTO recipient (job_id, peer) SELECT job_id, peer FROM delivery")
+    op.create_index("ix_recipient_given", "recipient", ["given_at"])
+    op.execute(
+        "INSERT INTO recipient (job_id, peer, given_at) SELECT job_id, peer, not_before "
+        "FROM delivery"
+    )
     op.create_table(
         "result",
         sa.Column("job_id", sa.Integer(), nullable=False),

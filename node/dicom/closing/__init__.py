@@ -1,0 +1,1 @@
+"""Whether a Series is whole: evidence, a verdict, and how long to wait for better."""
