@@ -103,6 +103,25 @@ def test_all_is_committed_on_the_same_association() -> None:
     assert answers == [0x0000]
 
 
+def test_a_report_that_comes_before_the_answer_to_the_request_is_taken() -> None:
+    refs = _refs(2)
+    answers: list[int] = []
+
+    def on_action(event: Event) -> tuple[int, None]:
+        _tell(event.assoc, *_information(event), answers)
+        return 0x0000, None
+
+    with scripted_peer(
+        accepts=[(StorageCommitmentPushModel, BOTH)],
+        handlers=[(evt.EVT_N_ACTION, on_action)],
+        timeout_seconds=3.0,
+    ) as (peer, _):
+        told = ask(peer, US, TRANSACTION, refs, 1.0)
+    assert told is not None
+    assert told.committed == {r.sop_instance_uid for r in refs}
+    assert answers == [0x0000]
+
+
 def test_a_partial_failure_names_the_objects_and_why() -> None:
     refs = _refs(3)
     with _committing(tell=lambda event: _information(event, failed=1)) as (peer, _):
