@@ -121,6 +121,12 @@ class Orthanc:
                 self._process.wait(10)
             self._process = None
 
+    def store(self, file: bytes) -> None:
+        """One Part 10 file, whatever its SOP Class, without an Association."""
+        asked = urllib.request.Request(self._url("/instances"), data=file, method="POST")
+        with urllib.request.urlopen(asked, timeout=30):
+            pass
+
     def segmentations(self) -> list[Dataset]:
         """Every SEG it holds, read with pydicom alone."""
         found: list[Dataset] = []
