@@ -255,13 +255,14 @@ def _delivering(
 def _committing(
     config: Config, commitments: CommitmentStore, inbox: Inbox, recording: RecordLane
 ) -> list[CommitmentLane]:
-    """One for each Peer that may ask: none delays another."""
+    """One for each AE title that may ask: no Peer delays another."""
     section, our_title = config.delivery, AETitle(config.dicom.ae_title)
     pauses = section.retry_first_seconds, section.retry_max_seconds
+    may_ask = _commits_to(config)
+    peers = {peer.ae_title: peer for peer in peers_of(config).values() if peer.ae_title in may_ask}
     return [
         CommitmentLane(commitments, inbox, recording, peer, our_title, report, *pauses)
-        for peer in peers_of(config).values()
-        if peer.ae_title in _commits_to(config)
+        for peer in peers.values()
     ]
 
 
@@ -371,6 +372,7 @@ def receiver_settings(config: Config) -> Settings:
         sop_classes=kinds.accepted,
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
+        check_called_ae_title=dicom.check_called_ae_title,
         echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
         tls_only=_tls_only(config),
         commits_to=_commits_to(config),

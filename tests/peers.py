@@ -139,6 +139,10 @@ class Orthanc:
                 found.append(read)
         return found
 
+    def results(self) -> list[dict[str, str]]:
+        """The main tags of every Instance it holds."""
+        return [one["MainDicomTags"] for one in self._get("/instances?expand")]
+
     def instance_count(self) -> int:
         return int(self._get("/statistics")["CountInstances"])
 

@@ -99,6 +99,7 @@ class DicomSection(Section):
     host: str = "127.0.0.1"
     port: ListeningPort = 11112
     accept_from: tuple[str, ...] | None = None  # every peer that is named
+    check_called_ae_title: bool = False
     max_associations: int = Field(25, ge=1, le=500)
     max_associations_per_peer: int = Field(10, ge=1)
     max_instance_mb: int = Field(4000, ge=1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from node.dicom.planes import MAX_FRAMES, TRAITS, VOLUME_SOP_CLASSES, Plane
+from node.dicom.rounding import off_grid_mm, rounding_mm
 
 SAME_POSITION_MM: Final = 0.01
 SPACING_TOLERANCE: Final = 0.01  # of the spacing …
@@ -115,6 +116,14 @@ def positions(planes: Sequence[Plane]) -> Vector:
 def tolerance_mm(spacing: float) -> float:
     """How far a slice may lie from where the spacing puts it."""
     return max(SPACING_TOLERANCE * spacing, SPACING_TOLERANCE_MM)
+
+
+def place_tolerance_mm(planes: Sequence[Plane], spacing: float) -> float:
+    """How far one of these Planes may lie from the even step; more where all are rounded."""
+    if any(plane.position is None or plane.orientation is None for plane in planes):
+        return tolerance_mm(spacing)
+    points = positions(_sorted(planes))
+    return max(tolerance_mm(spacing), off_grid_mm(points, normal(planes[0])))
 
 
 def _candidate(group: _Group, telling: Sequence[str]) -> Candidate:
@@ -348,7 +357,7 @@ def _judged(planes: Sequence[Plane]) -> tuple[Fault | None, str | None]:
     spacing = float(np.linalg.norm(step))
     off = np.linalg.norm(points - (points[0] + np.arange(len(planes))[:, None] * step), axis=1)
     worst = int(np.argmax(off))
-    if off[worst] > tolerance_mm(spacing):
+    if off[worst] > place_tolerance_mm(planes, spacing):
         return Fault.OFF_GRID, (
             f"{planes[worst]} lies {off[worst]:.2f} mm off the regular grid of {spacing:.3f} mm "
             "spacing"
@@ -366,7 +375,10 @@ def tilt_degrees(planes: Sequence[Plane]) -> float:
 
 def _uneven(planes: Sequence[Plane], gaps: Vector) -> str | None:
     usual = float(np.median(gaps))
-    for index in np.flatnonzero(np.abs(gaps - usual) > tolerance_mm(usual))[:1]:
+    rounding = rounding_mm(positions(planes), normal(planes[0]))
+    even = np.abs(gaps - usual) <= tolerance_mm(usual)
+    even |= np.abs(gaps - gaps.mean()) <= rounding
+    for index in np.flatnonzero(~even)[:1]:
         missing = round(float(gaps[index]) / usual) - 1
         guess = f": {missing} slice{'s' * (missing > 1)} missing there" if missing > 0 else ""
         return (

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 from structlog.testing import capture_logs
 
 from node.dicom.receiver.negotiation import KINDS, negotiated
@@ -58,6 +60,27 @@ def test_an_unknown_calling_ae_is_rejected_and_the_log_names_it(tmp_path: Path) 
             lambda: [one for one in logs if one["event"] == "association rejected"], 5, "log line"
         )
     assert [one["calling_ae_title"] for one in told] == ["STRANGER"]
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_another_called_ae_is_accepted_unless_it_is_checked(tmp_path: Path, checked: bool) -> None:
+    ae = AE(ae_title="MODALITY")
+    ae.add_requested_context(Verification)
+    with capture_logs() as logs, receiving(tmp_path, check_called_ae_title=checked) as here:
+        other = ae.associate("127.0.0.1", here.port, ae_title="SOMEBODY")
+        assert other.is_rejected is checked
+        if not checked:
+            other.release()
+            return
+        rejection = other.acceptor.primitive
+        assert rejection is not None
+        assert (rejection.result_source, rejection.diagnostic) == (1, 7)  # PS3.8 9.3.4
+        with association(here.port) as ours:
+            assert ours.send_c_echo().Status == 0x0000
+        told = eventually(
+            lambda: [one for one in logs if one["event"] == "association rejected"], 5, "log line"
+        )
+    assert told[0]["reason"] == 'it calls "SOMEBODY", not dicom.ae_title = "SEGNODE"'
 
 
 def test_a_peer_that_may_not_store_may_echo_and_gets_0124(tmp_path: Path) -> None:

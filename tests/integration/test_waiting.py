@@ -92,7 +92,7 @@ def test_the_last_channel_starts_the_job_in_the_order_of_the_channels(store: Sto
     (job,) = store.come(FLAIR, 1)
     assert (job.series_instance_uids, job.state) == ((T1, FLAIR), JobState.QUEUED)
     assert (job.priority, job.route) == (3, "both")
-    assert [one.peer for one in store.jobs.deliveries(job.id)] == ["pacs"]
+    assert job.recipients == ("pacs",)
     assert [one.id for one in store.jobs.of_series(FLAIR)] == [job.id]
     assert store.waiting.refuse_due([ROUTE], NOW + 2 * WAIT) == []
 

@@ -152,6 +152,21 @@ def test_a_sphere_lies_where_it_was_drawn_in_mm(
     assert _centroid_mm(tmp_path / "seg.dcm") == pytest.approx(centre, abs=0.1)
 
 
+def test_slices_whose_positions_are_rounded_carry_their_segmentation() -> None:
+    series = make_series(24, 30, 40, (0.625, 1.0, 0.5))
+    for one in series:
+        one.ImagePositionPatient = [round(float(v), 1) for v in one.ImagePositionPatient]
+    source = source_of(series)
+    grid = assemble(source, RULES)
+    assert grid.spacing_mm[0] == pytest.approx(0.625, abs=0.01)
+    array = np.zeros(grid.array.shape, np.uint8)
+    array[3:20, 5:12, 7:20] = 1
+    label_map = LabelMap(array, grid.affine, grid.frame_of_reference_uid)
+    model = make_model(SEGMENTS[:1])
+    made = file_bytes(encode(label_map, model, source, UIDS, CREATED_AT))
+    verify(made, label_map, model, source)
+
+
 def _centroid_mm(path: Path) -> NDArray[np.float64]:
     """The centroid of a one-Segment Segmentation, LPS mm, as SimpleITK reads the file."""
     statistics = sitk.LabelShapeStatisticsImageFilter()

@@ -1,5 +1,6 @@
 """How a Series is split into candidate volumes, from planes alone."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -7,11 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
 
 from node.core.uids import derive_uid
 from node.dicom.planes import MAX_FRAMES, Plane, plane_from, plane_values, planes_of
+from node.dicom.rounding import rounding_mm
 from node.dicom.volumes import Candidate, Fault, split
 from tests.series_factory import CORONAL, SAGITTAL, make_enhanced, make_series
 
@@ -274,3 +278,61 @@ def test_endlessly_many_planes_at_repeated_places_are_not_taken_apart() -> None:
     assert len(split(_two_echoes(1000))) == 2
     (left,) = split(_two_echoes(5001))
     assert left.kind is Fault.REPEATED
+
+
+# --- positions that were written with few decimals
+
+
+def _rounded(slices: int, spacing: float, decimals: int, turn: str = "z") -> list[Dataset]:
+    """A series whose positions were rounded when they were written."""
+    cosines = {"z": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), "x": SAGITTAL}[turn]
+    series = make_series(
+        slices=slices,
+        spacing_mm=(spacing, 1.0, 1.0),
+        orientation=cosines,
+        origin=(-10.0123, 20.0456, 30.0789),
+    )
+    for one in series:
+        one.ImagePositionPatient = [round(float(v), decimals) for v in one.ImagePositionPatient]
+    return series
+
+
+@pytest.mark.parametrize("spacing", [0.625, 0.65, 0.7031, 0.9, 1.25, 2.33])
+@pytest.mark.parametrize("decimals", [1, 2])
+@pytest.mark.parametrize("turn", ["z", "x"])
+def test_positions_that_are_rounded_honestly_are_even(
+    spacing: float, decimals: int, turn: str
+) -> None:
+    (candidate,) = _split(_rounded(100, spacing, decimals, turn))
+    assert candidate.fault is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.floats(0.3, 3.0),
+    st.sampled_from([1, 2]),
+    st.integers(4, 30),
+    st.floats(-50.0, 50.0),
+    st.data(),
+)
+def test_a_missing_slice_is_never_taken_for_rounding(
+    spacing: float, decimals: int, slices: int, first: float, data: st.DataObject
+) -> None:
+    inner = st.sets(st.integers(1, slices - 2), min_size=1, max_size=slices - 3)
+    missing = data.draw(inner)
+    kept = [number for number in range(slices) if number not in missing]
+    steps = {after - before for before, after in itertools.pairwise(kept)}
+    assume(len(steps) > 1)  # each second one missing is another spacing, and nobody can tell
+    points = np.array([[0.0, 0.0, round(first + n * spacing, decimals)] for n in kept])
+    gaps = np.diff(points[:, 2])
+    rounding = rounding_mm(points, np.array([0.0, 0.0, 1.0]))
+    assert (np.abs(gaps - gaps.mean()) > rounding).any()
+
+
+def test_two_spacings_are_no_rounding_however_near_they_are() -> None:
+    series = make_series(slices=100, spacing_mm=(0.6, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
+    for number, one in enumerate(series):
+        place = number * 0.6 + max(0, number - 50) * 0.1
+        one.ImagePositionPatient = [0.0, 0.0, round(place, 1)]
+    (candidate,) = _split(series)
+    assert candidate.kind in (Fault.UNEVEN, Fault.OFF_GRID)

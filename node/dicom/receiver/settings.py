@@ -31,7 +31,8 @@ class TlsFiles:
 class Settings:
     """One receiving process. contexts: SOP Class UIDs that may come, besides Verification.
 
-    accept_from: calling AE Titles that may associate, None for anyone. echo_only: those of them
+    accept_from: calling AE Titles that may associate, None for anyone. check_called_ae_title:
+    whether they must call us by `ae_title`. echo_only: those of them
     that may not store. tls_only: those that may not come over the plain port. commits_to: those
     that may ask for Storage Commitment. min_free_bytes: with less, Instances are refused;
     low_free_bytes: with less, the log says so. max_aside_bytes: of refused Instances that are kept
@@ -43,6 +44,7 @@ class Settings:
     sop_classes: Sequence[str]
     transfer_syntaxes: Sequence[str]
     accept_from: Sequence[str] | None = None
+    check_called_ae_title: bool = False
     echo_only: Sequence[str] = ()
     tls_only: Sequence[str] = ()
     commits_to: Sequence[str] = ()

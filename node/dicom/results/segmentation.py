@@ -48,7 +48,7 @@ from node.dicom.results.frames import SourcePlane, per_frame_groups, set_dimensi
 from node.dicom.results.pixels import bits_allocated, pixel_data
 from node.dicom.results.segments import background, descriptions
 from node.dicom.series import SourceSeries
-from node.dicom.volumes import tolerance_mm
+from node.dicom.volumes import place_tolerance_mm
 
 RESEARCH_USE: Final = "Research use; not a medical device"
 ORIENTATION_ASSUMED: Final = "orientation assumed"
@@ -169,7 +169,8 @@ def _in_slice_order(answer: Answer) -> list[SourcePlane]:
     label_map = answer.label_map
     by_uid = {str(required(one, "SOPInstanceUID")): one for one in answer.source.instances}
     slices = label_map.slice_positions
-    allowed = tolerance_mm(float(np.linalg.norm(label_map.affine[:3, 0])))
+    spacing = float(np.linalg.norm(label_map.affine[:3, 0]))
+    allowed = place_tolerance_mm(answer.planes, spacing)
     by_slice: dict[int, SourcePlane] = {}
     for plane in answer.planes:
         instance = by_uid[plane.sop_instance_uid]

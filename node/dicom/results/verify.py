@@ -31,6 +31,7 @@ from node.dicom.results.decoded import (
     wrong,
 )
 from node.dicom.results.promises import Place, require_form, require_identity, require_segments
+from node.dicom.rounding import off_grid_mm
 from node.dicom.series import SourceSeries
 from node.dicom.volumes import tolerance_mm
 
@@ -76,6 +77,7 @@ class _Gate:
             (0,) if fractional else self.grid.array.shape, self.grid.array.dtype
         )
         self.positions = _source_positions(self.answer)
+        self.allowed_mm = _allowed_mm(self.grid, self.positions)
         self.present = _present(self.grid)
 
     def read(self, one: ResultObject, number: int) -> None:
@@ -121,7 +123,7 @@ class _Gate:
         where = frame.position.tobytes(), frame.sources
         if where not in self.slices:
             _require_on_source(frame, self.positions)
-            self.slices[where] = _slice_index(frame, self.grid)
+            self.slices[where] = _slice_index(frame, self.grid, self.allowed_mm)
         index, number = self.slices[where], frame.segment_number
         if number is not None and number not in segments:
             raise wrong(f"{frame} on slice {index} is of an unknown Segment")
@@ -260,12 +262,20 @@ def _require_on_source(frame: Frame, positions: Mapping[Origin, Vector]) -> None
             raise wrong(f"{frame} lies {off:.3f} mm off {name}, from which it was derived")
 
 
-def _slice_index(frame: Frame, grid: LabelMap) -> int:
-    """The slice of the label map where the frame lies; as far off as a source slice may lie."""
+def _allowed_mm(grid: LabelMap, positions: Mapping[Origin, Vector]) -> float:
+    """As far off its slice of the label map as a source slice may lie; more where it is rounded."""
+    if grid.positions is not None or not positions:
+        return POSITION_TOLERANCE_MM
+    step = grid.affine[:3, 0]
+    spacing = float(np.linalg.norm(step))
+    points = np.array(sorted(positions.values(), key=lambda one: float(one @ step)))
+    return max(tolerance_mm(spacing), off_grid_mm(points, step / spacing))
+
+
+def _slice_index(frame: Frame, grid: LabelMap, allowed: float) -> int:
+    """The slice of the label map where the frame lies."""
     off = np.linalg.norm(grid.slice_positions - frame.position, axis=1)
     index = int(np.argmin(off))
-    spacing = float(np.linalg.norm(grid.affine[:3, 0]))
-    allowed = POSITION_TOLERANCE_MM if grid.positions is not None else tolerance_mm(spacing)
     if not off[index] <= allowed:
         raise wrong(f"{frame} lies {off[index]:.3f} mm off slice {index} of the label map")
     return index
