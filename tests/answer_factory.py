@@ -14,15 +14,14 @@ from scipy import ndimage
 
 from node.core.model import InputRules, Model
 from node.core.names import SeriesInstanceUID
-from node.core.result import Identity
 from node.core.volume import LabelMap
 from node.dicom.assemble import stack
 from node.dicom.inbox import read_files
 from node.dicom.results.answer import Answer
-from node.dicom.scu.storage import dicom_files
+from node.dicom.scu.instance import dicom_files
 from node.dicom.series import SourceSeries
+from tests.answers import CREATED_AT, IDENTITY
 
-CREATED_AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 # Real Series that make a volume, of all kinds; the rules that they need beside the usual.
 REAL: Final = {
     "dicom/mr_hippocrop_1": InputRules(),
@@ -53,7 +52,7 @@ def answer_of(
         model=model,
         source=source,
         planes=stacked.planes,
-        identity=Identity("input", "model"),
+        identity=IDENTITY,
         created_at=CREATED_AT,
         **more,
     )

@@ -18,10 +18,10 @@ from node.core.verdict import Verdict
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.capture import MOST, encode_captures
-from node.dicom.results.segmentation import file_bytes
 from node.dicom.results.verify_captures import verify_captures
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
+from tests.answers import file_bytes
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_enhanced, make_series
 from tests.unit.test_seg import SEGMENTS, make_model, source_of
 
@@ -236,7 +236,7 @@ def test_the_gate_stops_a_picture_that_shows_something_else(
     made = encode_captures(answer)
     dataset = read(made)[0]
     spoil(dataset)
-    changed = ResultObject(made[0].ref, file_bytes(dataset))
+    changed = ResultObject(made[0].ref, (file_bytes(dataset),))
     with pytest.raises(Fatal, match=sentence):
         verify_captures([changed, *made[1:]], answer)
 
@@ -249,7 +249,7 @@ def test_the_gate_stops_a_mirrored_slice_under_outlines_that_are_right() -> None
     pixels[:300, :400] = pixels[:300, :400][:, ::-1]
     dataset.PixelData = pixels.tobytes()
     with pytest.raises(Fatal, match="shows its slice mirrored"):
-        verify_captures([ResultObject(made[0].ref, file_bytes(dataset))], answer)
+        verify_captures([ResultObject(made[0].ref, (file_bytes(dataset),))], answer)
 
 
 def test_the_gate_stops_what_is_no_picture() -> None:
@@ -258,4 +258,4 @@ def test_the_gate_stops_what_is_no_picture() -> None:
         verify_captures([], answer)
     ref = encode_captures(answer)[0].ref
     with pytest.raises(Fatal, match="cannot be parsed"):
-        verify_captures([ResultObject(ref, b"no DICOM")], answer)
+        verify_captures([ResultObject(ref, (b"no DICOM",))], answer)

@@ -25,11 +25,11 @@ from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.outlines import outlines
-from node.dicom.results.segmentation import file_bytes
 from node.dicom.results.structure_set import encode_structure_set
 from node.dicom.results.verify_structure_set import dice, verify_structure_set
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
+from tests.answers import file_bytes
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_enhanced, make_series, write_series
 from tests.unit.test_seg import HIPPOCAMPUS, LEFT, SEGMENTS, STRUCTURE, make_model, source_of
 
@@ -393,7 +393,7 @@ def test_the_gate_stops_a_set_that_says_something_else(
     dataset = read(made)
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
-        verify_structure_set(ResultObject(made.ref, file_bytes(dataset)), answer)
+        verify_structure_set(ResultObject(made.ref, (file_bytes(dataset),)), answer)
 
 
 def _points(dataset: Dataset, axis: int, off_mm: float) -> None:
@@ -406,7 +406,7 @@ def _points(dataset: Dataset, axis: int, off_mm: float) -> None:
 def test_the_gate_stops_bytes_that_are_no_dicom() -> None:
     made = encode_structure_set(answered())
     with pytest.raises(Fatal, match="cannot be parsed"):
-        verify_structure_set(ResultObject(made.ref, b"no DICOM"), answered())
+        verify_structure_set(ResultObject(made.ref, (b"no DICOM",)), answered())
 
 
 def test_a_label_without_a_segment_is_refused() -> None:

@@ -5,7 +5,7 @@ them, while the multi-frame true colour class of 2000 is still refused by some. 
 for the same reason. No name of a patient is drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
@@ -63,6 +63,8 @@ _OBLIQUE = 0.1  # of a cosine
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 
 Values = NDArray[np.float32]
+Counts = NDArray[np.intp]  # (segment, slice)
+Volumes = Mapping[Segment, float]  # ml
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +84,10 @@ def encode_captures(answer: Answer) -> list[ResultObject]:
     The slices where the Segments are largest; the middle one where none was found.
     Raises Fatal, SeriesRejected where the source cannot be drawn.
     """
-    slices = [_slice(answer, index) for index in _chosen(answer.label_map, answer.model.segments)]
-    pictures = _of_one_size([_picture(answer, one) for one in slices])
+    counts = _counts(answer.label_map, answer.model.segments)
+    slices = [_slice(answer, index) for index in _chosen(counts)]
+    volumes = dict(zip(answer.model.segments, counts @ answer.label_map.voxel_ml, strict=True))
+    pictures = _of_one_size([_picture(answer, one, volumes) for one in slices])
     return [
         _encoded(answer, part, one, picture)
         for part, (one, picture) in enumerate(zip(slices, pictures, strict=True), start=1)
@@ -93,15 +97,19 @@ def encode_captures(answer: Answer) -> list[ResultObject]:
 # --- which slices
 
 
-def _chosen(label_map: LabelMap, segments: Sequence[Segment]) -> list[int]:
-    """Greedily, slices that show most of what the others do not; then some in between."""
+def _counts(label_map: LabelMap, segments: Sequence[Segment]) -> Counts:
+    """Voxels by Segment and slice."""
     numbers = [segment.number for segment in segments]
     length = max(numbers) + 1
-    counts = [np.bincount(one.ravel(), minlength=length) for one in label_map.array]
-    areas = np.stack([count[numbers] for count in counts], axis=1)  # (segment, slice)
-    areas = areas[areas.any(axis=1)]
+    counts = [np.bincount(one.ravel(), minlength=length)[numbers] for one in label_map.array]
+    return np.stack(counts, axis=1)
+
+
+def _chosen(counts: Counts) -> list[int]:
+    """Greedily, slices that show most of what the others do not; then some in between."""
+    areas = counts[counts.any(axis=1)]
     if not areas.size:
-        return [len(label_map.array) // 2]
+        return [counts.shape[1] // 2]
     share = areas / areas.max(axis=1, keepdims=True)
     chosen: set[int] = set()
     while len(chosen) < MOST:
@@ -131,12 +139,13 @@ def _slice(answer: Answer, index: int) -> _Slice:
 # --- how they look
 
 
-def _picture(answer: Answer, one: _Slice) -> Image.Image:
+def _picture(answer: Answer, one: _Slice, volumes: Volumes) -> Image.Image:
     """The slice at the upper left corner, so that rulers of a viewer measure on it; words below."""
-    affine, segments = answer.label_map.affine, answer.model.segments
-    labels = answer.label_map.array[one.index]
+    affine, labels = answer.label_map.affine, answer.label_map.array[one.index]
+    present = set(np.unique(labels).tolist())
+    here = [segment for segment in volumes if segment.number in present]
     size = size_px(labels.shape[0], labels.shape[1], one.spacing_mm, _pixel_mm(one))
-    parts = [drawn(one.values, labels, segments, _window(one), affine, size)]
+    parts = [drawn(one.values, labels, here, _window(one), affine, size)]
     position = answer.label_map.slice_positions[one.index]
     place = place_in_words(affine, position)
     count = len(answer.label_map.array)
@@ -146,7 +155,7 @@ def _picture(answer: Answer, one: _Slice) -> Image.Image:
         (RESEARCH_USE, TEXT),
     ):
         parts.append(line(words, colour, entry_px(words)))
-    entries = _entries(answer, labels)
+    entries = _entries(here, volumes)
     parts.append(legend(entries, max(size[0], *(entry_px(text) for text, _ in entries))))
     return _below_each_other(parts)
 
@@ -181,20 +190,17 @@ def _window(one: _Slice) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _entries(answer: Answer, labels: NDArray[np.integer]) -> list[Entry]:
+def _entries(here: Sequence[Segment], volumes: Volumes) -> list[Entry]:
     """The Segments on the slice with their whole volumes; where none was found, their names."""
-    present = set(np.unique(labels).tolist())
-    here = [segment for segment in answer.model.segments if segment.number in present]
     if here:
         return [
-            (f"{_name(s)}   {answer.label_map.volume_ml(s.number):.2f} ml", s.colour) for s in here
+            (f"{_name(segment)}   {volumes[segment]:.2f} ml", segment.colour) for segment in here
         ]
-    if answer.label_map.array.any():
+    if any(volumes.values()):
         return [("nothing found on this slice", None)]
-    segments = answer.model.segments
-    if len(segments) > _SHORT_LEGEND:
-        return [(f"none of {len(segments)} structures found", None)]
-    return [(f"{_name(segment)}   not found", None) for segment in segments]
+    if len(volumes) > _SHORT_LEGEND:
+        return [(f"none of {len(volumes)} structures found", None)]
+    return [(f"{_name(segment)}   not found", None) for segment in volumes]
 
 
 def _name(segment: Segment) -> str:
@@ -235,11 +241,10 @@ def _encoded(answer: Answer, part: int, one: _Slice, picture: Image.Image) -> Re
     copy_context(dataset, one.instance)
     del dataset.PositionReferenceIndicator  # it lies in no Frame of Reference
     identify(dataset, one.instance, uids, SecondaryCaptureImageStorage, in_space=False)
-    describe_series(dataset, one.instance, answer.model, caveats, CAPTURES)
+    describe_series(dataset, one.instance, answer.model, caveats, CAPTURES, part)
     set_times(dataset, one.instance, answer.created_at)
     set_character_set(dataset, one.instance, words_of(answer.model, answer.model.segments))
     refer_to_source(dataset, [one.instance])
-    dataset.InstanceNumber = part
     _describe_image(dataset, answer, one)
     _set_pixels(dataset, picture, _pixel_mm(one))
     ref = ObjectRef(
@@ -249,7 +254,7 @@ def _encoded(answer: Answer, part: int, one: _Slice, picture: Image.Image) -> Re
         uids.series_instance_uid,
         uids.sop_instance_uid,
     )
-    return ResultObject(ref, file_bytes(dataset))
+    return ResultObject(ref, (file_bytes(dataset),))
 
 
 def _describe_image(dataset: Dataset, answer: Answer, one: _Slice) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -96,6 +97,15 @@ def contour_sequence(contours: list[bytes]) -> RawDataElement:
     """The Contour Sequence of one ROI from its items."""
     value = b"".join(contours)
     return RawDataElement(_CONTOUR_SEQUENCE, "SQ", len(value), value, 0, False, True)
+
+
+def write_as_it_is(dataset: Dataset) -> None:
+    """Keeps pydicom from taking the bytes apart in search of ambiguous VRs; there are none."""
+    characters = dataset.get("SpecificCharacterSet")
+    encoding = convert_encodings(characters) if characters else default_encoding
+    dataset.set_original_encoding(
+        is_implicit_vr=False, is_little_endian=True, character_encoding=encoding
+    )
 
 
 def _encoded(dataset: Dataset) -> bytes:

@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from node.core.result import SegForm, Wants
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.capture import encode_captures
 from node.dicom.results.rejection import encode_rejection
 from node.dicom.results.report import encode_report
 from node.dicom.results.segmentation import encode_segmentations
+from node.dicom.results.structure_set import encode_structure_set
 from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.verify_captures import verify_captures
 from node.dicom.results.verify_document import verify_rejection
 from node.dicom.results.verify_report import verify_report
+from node.dicom.results.verify_structure_set import verify_structure_set
 
 Enter = Callable[[str], None]  # names the stage that begins
 
@@ -22,6 +26,18 @@ def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterat
     for form in dict.fromkeys(one.segmentation for one in wants if one.segmentation is not None):
         with_report = any(one.report and one.segmentation == form for one in wants)
         yield from _in_form(answer, form, with_report, enter)
+    if any(one.structure_set for one in wants):
+        enter("encode")
+        structure_set = encode_structure_set(answer)
+        enter("verify")
+        verify_structure_set(structure_set, answer)
+        yield structure_set
+    if any(one.capture for one in wants):
+        enter("encode")
+        captures = encode_captures(answer)
+        enter("verify")
+        verify_captures(captures, answer)
+        yield from captures
     if answer.predecessors and any(one.rejection_note for one in wants):
         enter("encode")
         rejection = encode_rejection(answer)

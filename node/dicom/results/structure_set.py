@@ -35,8 +35,7 @@ from node.dicom.results.context import (
     set_times,
     words_of,
 )
-from node.dicom.results.contours import contour_sequence, slice_of
-from node.dicom.results.frames import write_as_it_is
+from node.dicom.results.contours import contour_sequence, slice_of, write_as_it_is
 from node.dicom.results.outlines import outlines
 from node.dicom.results.segmentation import ORIENTATION_ASSUMED, RESEARCH_USE, file_bytes
 from node.dicom.volumes import tolerance_mm
@@ -93,7 +92,7 @@ def encode_structure_set(answer: Answer) -> ResultObject:
         uids.series_instance_uid,
         uids.sop_instance_uid,
     )
-    return ResultObject(ref, file_bytes(dataset))
+    return ResultObject(ref, (file_bytes(dataset),))
 
 
 def _instances(answer: Answer) -> list[Dataset]:

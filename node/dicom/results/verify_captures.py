@@ -18,6 +18,7 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.voxels import modality_frames
 
 _LIKE_GREY = 48  # between the channels of a colour that a tinted grey may have by chance
+_BYTES = np.array([1 << 16, 1 << 8, 1], np.uint32)  # a colour as one number
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]  # (row, column, RGB)
@@ -89,9 +90,10 @@ def _require_drawn(dataset: Dataset, answer: Answer, part: int) -> None:
         raise _wrong(f"picture {part} is smaller than its slice")
     labels = _at_centres(answer.label_map.array[index], rows, columns)
     shown = pixels[:rows, :columns]
+    values = shown.astype(np.uint32) @ _BYTES
     for colour in sorted({segment.colour for segment in answer.model.segments}):
         alike = [s for s in answer.model.segments if s.colour == colour]
-        _require_outlines(shown, labels, alike, part)
+        _require_outlines(values == np.uint32(np.asarray(colour) @ _BYTES), labels, alike, part)
     _require_upright(shown, labels, _grey(answer, origin, rows, columns), part)
 
 
@@ -116,14 +118,14 @@ def _at_centres(plane: NDArray[np.generic], rows: int, columns: int) -> NDArray[
 
 
 def _require_outlines(
-    shown: Pixels, labels: NDArray[np.generic], alike: Sequence[Segment], part: int
+    coloured: Mask, labels: NDArray[np.generic], alike: Sequence[Segment], part: int
 ) -> None:
     """Segments of one colour: each has it along its edge, and nothing outside of them has it."""
-    colour = np.asarray(alike[0].colour)
-    coloured = (shown == colour).all(axis=2)
     inside = np.zeros(labels.shape, np.bool_)
     for segment in alike:
         mask = labels == segment.number
+        if not mask.any():
+            continue
         missing = int(np.count_nonzero(_edge(mask) & ~coloured))
         if missing:
             raise _wrong(
@@ -132,7 +134,7 @@ def _require_outlines(
             )
         inside |= mask
     strays = int(np.count_nonzero(coloured & ~inside))
-    if strays and int(np.ptp(colour)) > _LIKE_GREY:
+    if strays and int(np.ptp(alike[0].colour)) > _LIKE_GREY:
         raise _wrong(f"picture {part} has {strays} pixels in the colour of no Segment there")
 
 
