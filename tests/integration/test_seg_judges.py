@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from node.core.model import InputRules
 from node.core.result import Compression, SegForm, SegType
 from node.core.volume import LabelMap
-from node.dicom.assemble import Stack
+from node.dicom.assemble import Stack, stack
 from node.dicom.planes import Plane, planes_of
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation import encode_segmentations
@@ -170,3 +171,20 @@ def test_the_judges_tell_a_moved_and_a_changed_segmentation(
     del dataset.SegmentationType
     file.write_bytes(file_bytes(dataset))
     assert any("SegmentationType" in fault for fault in faults(file))
+
+
+@pytest.mark.parametrize("kind", [SegType.BINARY, SegType.LABELMAP])
+def test_dciodvfy_finds_no_fault_on_tilted_slices_and_dcmqi_reads_none(
+    shared_data: Path, tmp_path: Path, kind: SegType
+) -> None:
+    """dcmqi wants slices along their normal; test_resample.py judges where these lie."""
+    folder = shared_data / "dicom" / "dicom2nifti" / "failing" / "gantrytilting"
+    (real,) = map(whole, real_series(folder))
+    made = stack(real.source(), InputRules(resample=True))
+    array = np.ones(made.volume.array.shape, np.uint8)
+    predicted = LabelMap(array, made.volume.affine, made.volume.frame_of_reference_uid)
+    labels, form = made.labels_on_planes(predicted), SegForm(kind)
+    answer = answer_of(labels, make_model(), real.source(), made.planes)
+    (file,) = written(encode_segmentations(answer, form), answer, form, tmp_path)
+    assert faults(file) - faults(real.paths[0]) == set()
+    assert as_dcmqi_reads(file, tmp_path / "none") == []
