@@ -17,7 +17,7 @@ from pynetdicom.dsutils import encode
 
 from node.core.commitment import SOP_CLASS, SOP_INSTANCE
 from node.dicom.receiver import commitment
-from tests.receiving import RawPeer, Receiving, association, p_data, pdv, receiving
+from tests.receiving import RawPeer, Receiving, p_data, pdv, receiving
 from tests.series_factory import make_series
 
 STORE, COMMITMENT = 1, 5  # presentation contexts of a RawPeer
@@ -301,6 +301,16 @@ def test_an_abort_amid_a_request_leaves_nothing(here: Receiving) -> None:
     assert list((here.folder / "incoming").iterdir()) == []
 
 
-def test_other_services_on_its_context_do_no_harm(here: Receiving) -> None:
-    with association(here.port) as one:
-        assert one.send_c_echo().Status == 0x0000
+@pytest.mark.parametrize("field", [0x0100, 0x0130])
+def test_on_the_context_of_another_class_it_is_refused_and_starts_no_thread(
+    here: Receiving, field: int
+) -> None:
+    message = p_data(pdv(STORE, _raw_command(field), command=True, last=True)) + p_data(
+        pdv(STORE, b"", command=False, last=True)
+    )
+    with RawPeer(here.port) as peer:
+        peer.associate(MRImageStorage, SOP_CLASS)
+        peer.send(message * 50)
+        assert {peer.status() for _ in range(50)} == {0x0118}
+        assert here.threads() < 10
+        peer.release()
