@@ -144,24 +144,25 @@ def test_associations_of_commitment_alone_leave_no_end(here: Receiving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("transaction", "items"),
     [
-        (_told(None, referenced=[_item("1.1")]), 0x0115),  # no Transaction UID
-        (_told("../../etc/passwd", referenced=[_item("1.1")]), 0x0115),
-        (_told("1." * 32 + "1", referenced=[_item("1.1")]), 0x0115),
-        (_told("1.2.3"), 0x0115),  # of nothing
-        (_told("1.2.3", referenced=[]), 0x0115),
-        (_told("1.2.3", referenced=[Dataset()]), 0x0115),
-        (_told("1.2.3", referenced=[_item("")]), 0x0115),
+        (None, [_item("1.1")]),
+        ("../../etc/passwd", [_item("1.1")]),
+        ("1." * 32 + "1", [_item("1.1")]),
+        ("1.2.3", None),
+        ("1.2.3", []),
+        ("1.2.3", [Dataset()]),
+        ("1.2.3", [_item("")]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_message_that_says_too_little_is_refused_and_the_next_is_taken(
-    here: Receiving, told: Dataset, status: int
+    here: Receiving, transaction: str | None, items: list[Dataset] | None
 ) -> None:
+    told = _told(transaction) if items is None else _told(transaction, referenced=items)
     with _committing(here.port) as one:
-        assert _ask(one, told) == status
-        assert _report(one, told) == status
+        assert _ask(one, told) == 0x0115
+        assert _report(one, told) == 0x0115
         assert _files(here, "*") == []
         assert _ask(one, _told("1.2.3", referenced=[_item("1.1")])) == 0x0000
 
