@@ -14,10 +14,13 @@ from pydicom import Dataset, dcmread
 
 from node.core.errors import Fatal
 from node.core.model import Profile
+from node.core.result import ResultKind, Wants
 from node.core.verdict import Verdict
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.capture import MOST, encode_captures
+from node.dicom.results.capture import encode_captures
+from node.dicom.results.make import make_objects
+from node.dicom.results.pictures import MOST
 from node.dicom.results.verify_captures import verify_captures
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
@@ -259,3 +262,16 @@ def test_the_gate_stops_what_is_no_picture() -> None:
     ref = encode_captures(answer)[0].ref
     with pytest.raises(Fatal, match="cannot be parsed"):
         verify_captures([ResultObject(ref, (b"no DICOM",))], answer)
+
+
+def test_a_peer_that_wants_contours_and_pictures_gets_them_after_the_segmentation() -> None:
+    wants = [Wants(report=False), Wants(segmentation=None, structure_set=True, capture=True)]
+    made = list(make_objects(answered(), wants, lambda stage: None))
+    kinds = [one.ref.kind for one in made]
+    assert list(dict.fromkeys(kinds)) == [
+        ResultKind.SEGMENTATION,
+        ResultKind.STRUCTURE_SET,
+        ResultKind.CAPTURE,
+    ]
+    assert kinds.count(ResultKind.CAPTURE) > 1
+    assert len({one.ref.sop_instance_uid for one in made}) == len(made)
