@@ -16,7 +16,7 @@ help:
 	@echo 'make bench    the benchmarks (ARGS="inference": one part; ARGS=--quick: tiny, to try them)'
 	@echo 'make check    format, lint and types, as CI does; make format mends the format'
 	@echo 'make setup    only the environment, .venv'
-	@echo 'make clean    remove .venv and everything the tools left'
+	@echo 'make clean    remove .venv, .viewer and everything the tools left'
 
 setup: .venv/installed
 
@@ -28,6 +28,7 @@ demo: setup
 
 test: setup
 	.ci/peers
+	.ci/viewer
 	$(PYTHON_M) pytest $(ARGS)
 
 soak: setup
@@ -52,5 +53,5 @@ typecheck: setup
 	$(PYTHON_M) mypy --strict
 
 clean:
-	rm -rf .venv build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .viewer build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find node tests bench config -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -255,13 +255,14 @@ def _delivering(
 def _committing(
     config: Config, commitments: CommitmentStore, inbox: Inbox, recording: RecordLane
 ) -> list[CommitmentLane]:
-    """One for each Peer that may ask: none delays another."""
+    """One for each AE title that may ask: no Peer delays another."""
     section, our_title = config.delivery, AETitle(config.dicom.ae_title)
     pauses = section.retry_first_seconds, section.retry_max_seconds
+    may_ask = _commits_to(config)
+    peers = {peer.ae_title: peer for peer in peers_of(config).values() if peer.ae_title in may_ask}
     return [
         CommitmentLane(commitments, inbox, recording, peer, our_title, report, *pauses)
-        for peer in peers_of(config).values()
-        if peer.ae_title in _commits_to(config)
+        for peer in peers.values()
     ]
 
 

@@ -5,38 +5,23 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from node import app
+from node.check_peers import check_peers
 from node.core.config import Config
-from node.core.errors import ConfigError, SegnodeError
+from node.core.errors import ConfigError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
-from node.core.uids import derive_uid
 from node.dicom.inbox import Inbox
 from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
 from node.dicom.routing import with_models
-from node.dicom.scu.peer import Peer
-from node.dicom.scu.query import querying
-from node.dicom.scu.storage import echo
 from node.dicom.tls import server_context
+from node.finding import Finding, Verdict
 from node.inference import devices
 from node.inference.model import load_model
 from node.store import database
 from node.store.lock import running_node
-
-Verdict = Literal["ok", "note", "FAULT"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the check."""
-
-    verdict: Verdict
-    subject: str
-    sentence: str
 
 
 def check(config: Config) -> Iterator[Finding]:
@@ -49,7 +34,13 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _routes(config, models)
     yield from _listening(config)
     yield from _negotiation(config)
-    yield from _peers(config)
+    needed = {name for route in config.routes for name in route.send_to}
+    yield from check_peers(
+        app.peers_of(config),
+        AETitle(config.dicom.ae_title),
+        needed=needed,
+        queried={name for name, peer in config.peers.items() if peer.query},
+    )
 
 
 def _data_folder(config: Config) -> Iterator[Finding]:
@@ -215,35 +206,6 @@ def _is_taken(host: str, port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _peers(config: Config) -> Iterator[Finding]:
-    needed = {name for route in config.routes for name in route.send_to}
-    for name, peer in app.peers_of(config).items():
-        try:
-            echo(peer, AETitle(config.dicom.ae_title))
-        except SegnodeError as error:
-            if name in needed:
-                yield Finding("FAULT", f"peer {name}", str(error))
-            else:
-                yield Finding("note", f"peer {name}", f"{error}; no route sends to it")
-        else:
-            asked = "a question" if peer.web else "C-ECHO"
-            yield Finding("ok", f"peer {name}", f"{peer} answers {asked}")
-            if config.peers[name].query:
-                yield _counting(peer, AETitle(config.dicom.ae_title))
-
-
-def _counting(peer: Peer, calling_ae_title: AETitle) -> Finding:
-    """Whether a Peer that is to count Series lets us ask."""
-    nobodys = derive_uid("check")
-    try:
-        with querying(peer, calling_ae_title) as query:
-            query.count(nobodys, nobodys)
-    except SegnodeError as error:
-        sentence = f"{error}; let our AE title do C-FIND there, or set query = false"
-        return Finding("FAULT", f"peer {peer.name}", sentence)
-    return Finding("ok", f"peer {peer.name}", f"{peer} answers C-FIND")
 
 
 def faults(findings: list[Finding]) -> int:

@@ -136,7 +136,8 @@ def _placed(one: Opened, held: Held | None, inbox: Inbox) -> Recorded:
         return Recorded(one.path, ASIDE, one.aside)
     final = Path(one.row.path)
     if held is not None and held.sha256 != one.row.sha256:
-        inbox.move_aside(one.path, "another data set with this SOP Instance UID is held already")
+        reason = "another data set with this SOP Instance UID is held already"
+        inbox.move_aside(one.path, reason, twin=held.aside)
         return Recorded(one.path, CONFLICT, f"{one.row.sop_instance_uid} is held with other bytes")
     if held is not None and inbox.has(final):
         inbox.discard(one.path)

@@ -7,6 +7,7 @@ instances/   SERIES_UID/SOP_UID.dcm, one row each
 aside/       what could not be kept in a Series, for a person to look at
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -186,9 +187,16 @@ class Inbox:
         target.parent.mkdir(exist_ok=True)
         incoming.rename(target)
 
-    def move_aside(self, incoming: Path, reason: str) -> None:
-        """Takes a file out of incoming/ that will never be recorded."""
+    def move_aside(self, incoming: Path, reason: str, twin: str | None = None) -> None:
+        """Takes a file out of incoming/ that will never be recorded; may run again after a crash.
+
+        twin: the name in aside/ of a file with the same data set and reason, if there is one. Then
+        this is one more name of that: what is sent again for ever takes no more room.
+        """
         target = self._aside / incoming.name
+        if twin is not None and twin != incoming.name and _linked(self._aside / twin, target):
+            incoming.unlink()
+            return
         target.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
         incoming.rename(target)
 
@@ -214,6 +222,18 @@ class Inbox:
 
     def _files(self, uid: SeriesInstanceUID) -> list[Path]:
         return sorted(self.folder(uid).glob("i*.dcm"))
+
+
+def _linked(twin: Path, target: Path) -> bool:
+    """Gives a file and its reason second names; False where it is gone, or the disk cannot."""
+    try:
+        for suffix in (".txt", twin.suffix):
+            with contextlib.suppress(FileExistsError):  # before a crash
+                target.with_suffix(suffix).hardlink_to(twin.with_suffix(suffix))
+    except OSError:
+        target.with_suffix(".txt").unlink(missing_ok=True)  # or writing it would write the twin's
+        return False
+    return True
 
 
 def association_of(path: Path) -> str | None:

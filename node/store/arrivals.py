@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -69,10 +69,11 @@ class AssociationEnd:
 
 @dataclass(frozen=True)
 class Held:
-    """What is held of an Instance that came again."""
+    """What is held of an Instance that came again. aside: where these other bytes lie already."""
 
     sha256: str
     association: str | None
+    aside: str | None = None
 
 
 def add_all(
@@ -125,6 +126,7 @@ def _add(
     _vouch(connection, uid, [*again, *conflicting])
     if conflicting:
         _note_conflicts(connection, uid, conflicting)
+        answers = _with_files(connection, uid, received, answers)
     _link(connection, uid, [*new.values(), *again, *conflicting])
     return answers
 
@@ -225,6 +227,27 @@ def _note_conflicts(
         for one in conflicting
     ]
     connection.execute(insert_or(conflict).on_conflict_do_nothing(), rows)
+
+
+def _with_files(
+    connection: Connection,
+    uid: SeriesInstanceUID,
+    received: Sequence[StoredInstance],
+    answers: Sequence[Held | None],
+) -> list[Held | None]:
+    """Names for other bytes the file that was first noted with them: it may be this very one."""
+    noted: dict[tuple[str, str], str] = {}
+    for chunk in _chunks(list(dict.fromkeys(one.sop_instance_uid for one in received))):
+        rows = connection.execute(
+            select(conflict.c.sop_instance_uid, conflict.c.sha256, conflict.c.file).where(
+                conflict.c.series_instance_uid == uid, conflict.c.sop_instance_uid.in_(chunk)
+            )
+        )
+        noted |= {(row[0], row[1]): row[2] for row in rows}
+    return [
+        held and replace(held, aside=noted.get((one.sop_instance_uid, one.sha256)))
+        for one, held in zip(received, answers, strict=True)
+    ]
 
 
 def _link(

@@ -319,6 +319,22 @@ def test_other_bytes_are_kept_beside_and_told_with_the_series(ward: Ward) -> Non
     assert [one.state for one in ward.jobs_of(series)] == [JobState.QUEUED]
 
 
+def test_other_bytes_that_come_again_and_again_take_the_room_of_one(ward: Ward) -> None:
+    series = _proven()
+    arrivals.keep(ward.inbox, series)
+    ward.step()
+    series[3].PatientComments = "changed"
+    for _ in range(2):
+        arrivals.keep(ward.inbox, [series[3], series[3]])
+        ward.step()
+    copies = list((ward.folder / "aside").glob("*.dcm"))
+    assert len(copies) == 4  # a name for each, by which an association is known
+    assert len({path.stat().st_ino for path in copies}) == 1
+    (told,) = ward.series.conflicts(ward.of(series).series_instance_uid)
+    assert (ward.folder / "aside" / told["file"]).exists()
+    assert ward.inbox.arrived() == []
+
+
 def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward: Ward) -> None:
     series = make_series(slices=40)
     arrivals.keep(ward.inbox, series[:20])

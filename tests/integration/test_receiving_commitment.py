@@ -78,10 +78,20 @@ def _only(here: Receiving, suffix: str) -> Any:
     return json.loads(path.read_text())
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Receiving]:
-    with receiving(tmp_path, commits_to=["MODALITY"], echo_only=["VIEWER"]) as one:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiving]:
+    folder = tmp_path_factory.mktemp("var")
+    with receiving(folder, commits_to=["MODALITY"], echo_only=["VIEWER"]) as one:
         yield one
+
+
+@pytest.fixture
+def here(running: Receiving) -> Iterator[Receiving]:
+    """One receiver for all; each test finds incoming/ empty."""
+    yield running
+    running.wait_for_threads(6)
+    for path in (running.folder / "incoming").iterdir():
+        path.unlink()
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
@@ -181,8 +191,8 @@ def test_a_full_disk_is_a_resource_limitation(tmp_path: Path) -> None:
         assert _ask(one, _told("1.2.3", referenced=[_item("1.1")])) == 0x0213
 
 
-def test_a_folder_that_cannot_be_written_is_a_processing_failure(here: Receiving) -> None:
-    with _committing(here.port) as one:
+def test_a_folder_that_cannot_be_written_is_a_processing_failure(tmp_path: Path) -> None:
+    with receiving(tmp_path, commits_to=["MODALITY"]) as here, _committing(here.port) as one:
         (here.folder / "incoming").rename(here.folder / "away")
         (here.folder / "incoming").write_text("not a folder")
         assert _ask(one, _told("1.2.3", referenced=[_item("1.1")])) == 0x0110

@@ -301,6 +301,20 @@ def test_silent_connections_make_room_for_those_that_speak(
     here.wait_for_threads(8)
 
 
+def test_the_log_says_by_what_an_association_came(here: Receiving, client: ssl.SSLContext) -> None:
+    with capture_logs() as logs:
+        with association(here.tls_port, tls=client) as one:
+            assert one.send_c_echo().Status == 0x0000
+        with association(here.port) as one:
+            assert one.send_c_echo().Status == 0x0000
+
+        def released() -> list[object] | None:
+            told = [one.get("tls") for one in logs if one["event"] == "association released"]
+            return told if len(told) == 2 else None
+
+        assert eventually(released, 5, "two endings") == ["TLSv1.3", None]
+
+
 def test_both_ports_share_the_limits(
     tmp_path: Path, hospital: Authority, node_pair: Pair, client: ssl.SSLContext
 ) -> None:

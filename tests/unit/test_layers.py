@@ -6,7 +6,17 @@ from pathlib import Path
 NODE = Path(__file__).parents[2] / "node"
 ROWS = [
     {"cli", "cli_jobs", "__main__", "app", "checks", "demo", "logs", "predict", "show"}
-    | {"show_added", "show_sent", "terminal", "cli_routes", "cli_purge", "routed", "chosen"}
+    | {
+        "show_added",
+        "show_sent",
+        "check_peers",
+        "finding",
+        "terminal",
+        "cli_routes",
+        "cli_purge",
+        "routed",
+        "chosen",
+    }
     | {"opened"},
     {"lanes"},
     {"pipeline", "ordering", "recording", "retention"},

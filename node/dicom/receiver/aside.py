@@ -91,11 +91,12 @@ class Aside:
         if time.monotonic() < self._looked_at + _LOOK_AGAIN_SECONDS:
             return
         self._looked_at = time.monotonic()
-        self._names, self._bytes = {}, 0
+        self._names, sizes = {}, dict[int, int]()
         with os.scandir(self._folder) as entries:
             for one in entries:
                 self._names[_digest_in(one.name)] = one.name
-                self._bytes += _on_disk(_size(one))
+                sizes[one.inode()] = _on_disk(_size(one))  # the node gives some a second name
+        self._bytes = sum(sizes.values())
 
 
 def _digest(descriptor: int, begin: int) -> str:

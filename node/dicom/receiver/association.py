@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pynetdicom import AE
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -20,6 +20,8 @@ from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
 from node.dicom.receiver.surroundings import Surroundings
 from node.dicom.receiver.upper_layer import UpperLayer
 
+_END_SECONDS: Final = 5.0  # for the other thread; then the collector has to look
+
 
 class ReceivingAssociation(Association):
     """An Association that a peer asked us for."""
@@ -28,6 +30,7 @@ class ReceivingAssociation(Association):
         super().__init__(ae, MODE_ACCEPTOR)
         self._around = around
         self.acse = LimitedACSE(self)
+        _let_go(self.dul)  # pynetdicom's own, which has not begun
         self.layer = UpperLayer(self, around.settings.max_pdu_bytes)
         self.dul: DULServiceProvider = self.layer
         self.layer.messages = Messages(
@@ -39,6 +42,7 @@ class ReceivingAssociation(Association):
         self._begun: AssociationRecord | None = None
         self._told = self._went_silent = False
         self._contexts: Mapping[int, Context] = {}
+        self._secured: Mapping[str, str | None] = {}
         self._settled = threading.Lock()
 
     @property
@@ -54,9 +58,15 @@ class ReceivingAssociation(Association):
     @property
     def must_be_secure(self) -> bool:
         """Whether the peer may come by TLS only, and does not."""
+        is_wanted = self.calling_ae_title in self._around.settings.tls_only
+        return is_wanted and self._connection is None
+
+    @property
+    def _connection(self) -> SecureConnection | None:
+        """What it comes over; None for one in the clear."""
         transport = self.dul.socket
-        is_secure = transport is not None and isinstance(transport.socket, SecureConnection)
-        return not is_secure and self.calling_ae_title in self._around.settings.tls_only
+        connection = transport.socket if transport is not None else None
+        return connection if isinstance(connection, SecureConnection) else None
 
     def enter(self) -> str | None:
         """Takes a place among the Associations; or says why there is none."""
@@ -80,6 +90,7 @@ class ReceivingAssociation(Association):
         self.sender = Sender(
             name, title, title not in settings.echo_only, title in settings.commits_to
         )
+        self._secured = {} if self._connection is None else {"tls": self._connection.version()}
         self._begun = AssociationRecord(name, title, address, time.time())
 
     def run_reactor(self) -> None:
@@ -87,6 +98,7 @@ class ReceivingAssociation(Association):
             super().run_reactor()
         finally:
             self.settle()
+            self._take_apart()
 
     def settle(self) -> None:
         """It is over: gives its place back and says how it ended. Safe to be called again."""
@@ -103,6 +115,20 @@ class ReceivingAssociation(Association):
         """What each of pynetdicom's aborts comes to: for silence, and for a stop."""
         self._went_silent = self._went_silent or self.layer.idle_timer_expired()
         super()._abort_blocking(block)
+
+    def _take_apart(self) -> None:
+        """What pynetdicom's objects hold of each other; else they wait for Python's collector."""
+        self.layer.join(_END_SECONDS)
+        if self.layer.is_alive():
+            return
+        self._handlers = {}
+        vars(self).pop("abort", None)  # pynetdicom puts a method of ours there
+        for part in (self.acse, self.dimse, self.layer.socket):
+            _forget(part, "_assoc")
+        for user in (self.requestor, self.acceptor):
+            _forget(user, "assoc")
+        self.layer.messages.forget()
+        _let_go(self.layer)
 
     def _first_sender(self) -> Sender:
         """Who sends. The node must know of the Association before the first Instance is safe."""
@@ -156,6 +182,7 @@ class ReceivingAssociation(Association):
             instances=self.layer.messages.stored,
             refused=self.layer.messages.refused,
             seconds=round(time.time() - begun.began_at, 3),
+            **self._secured,
         )
 
     def _ending(self) -> Ending:
@@ -165,3 +192,14 @@ class ReceivingAssociation(Association):
         if ours and self._went_silent and self.layer.messages.are_all_kept:
             return "idle"
         return "aborted" if ours or self.layer.cause == "aborted" else "lost"
+
+
+def _let_go(layer: DULServiceProvider) -> None:
+    _forget(layer.state_machine, "dul")
+    for name in ("_assoc", "_association", "socket"):
+        _forget(layer, name)
+
+
+def _forget(holder: object, name: str) -> None:
+    if hasattr(holder, name):
+        setattr(holder, name, None)

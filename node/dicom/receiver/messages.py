@@ -115,6 +115,10 @@ class Messages:
             self._store.drop()
             self._store = None
 
+    def forget(self) -> None:
+        """Lets go of those that hold these messages; nothing can be taken any more."""
+        del self._peer, self._sender_of_an_instance
+
     @property
     def are_all_kept(self) -> bool:
         """Whether every Instance that the peer began to send is safe."""

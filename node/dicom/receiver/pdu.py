@@ -78,7 +78,7 @@ class PDUStream:
         return PDU(kind, memoryview(self._buffer)[begin : begin + size])
 
     def close(self) -> None:
-        """Gives the memory back; pynetdicom's objects hold each other until Python looks."""
+        """Gives the memory back."""
         self._buffer = bytearray()
 
     def _require_bounded(self, kind: int, length: int) -> None:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers format every PDU
     warnings.simplefilter("ignore", UserWarning)  # of pydicom, with each odd value it reads
     reports = Reports(lines, wakeup)
-    around = _surroundings(settings, reports)
+    around = surroundings(settings, reports)
     servers = _servers(listeners, settings, around)
     for work in (*(one.serve_forever for one in servers), around.spool.space.watch):
         threading.Thread(target=work, daemon=True).start()
@@ -62,7 +62,7 @@ def _servers(
     listeners: Sequence[int], settings: Settings, around: Surroundings
 ) -> list[ReceivingServer]:
     plain, by_tls = listeners
-    ae = _application_entity(settings)
+    ae = application_entity(settings)
     servers = []
     if plain != NOTHING:
         servers.append(ReceivingServer(ae, socket.socket(fileno=plain), around))
@@ -72,7 +72,8 @@ def _servers(
     return servers
 
 
-def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
+def surroundings(settings: Settings, reports: Reports) -> Surroundings:
+    """What the Associations of one process share."""
     space = FreeSpace(settings.incoming, settings.min_free_bytes, settings.low_free_bytes, reports)
     clock = Clock(settings.incoming)
     aside = Aside(settings.aside, settings.max_aside_bytes, clock, reports)
@@ -82,7 +83,8 @@ def _surroundings(settings: Settings, reports: Reports) -> Surroundings:
     return Surroundings(settings, spool, reports, limits, run)
 
 
-def _application_entity(settings: Settings) -> AE:
+def application_entity(settings: Settings) -> AE:
+    """Ours, as pynetdicom negotiates for it."""
     ae = AE(ae_title=settings.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME

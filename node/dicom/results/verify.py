@@ -125,14 +125,14 @@ class _Gate:
             _require_on_source(frame, self.positions)
             self.slices[where] = _slice_index(frame, self.grid, self.allowed_mm)
         index, number = self.slices[where], frame.segment_number
-        if number is not None and number not in segments:
+        if number not in segments and self.form.type is not SegType.LABELMAP:
             raise wrong(f"{frame} on slice {index} is of an unknown Segment")
-        return number or 0, index
+        return number, index
 
     def _compare(self, frame: Frame, index: int, segments: Mapping[int, Segment]) -> None:
         """Paints the frame, or holds it against the probabilities. Raises Fatal."""
         number = frame.segment_number
-        if number is None:
+        if self.form.type is SegType.LABELMAP:
             self._paint_all(frame, index, segments)
         elif self.form.type is SegType.FRACTIONAL:
             self._require_probable(frame, segments[number].number, index)

@@ -76,6 +76,12 @@ def ask(
         return reports.wait(association, wait_seconds)
 
 
+def require_supported(peer: Peer, calling_ae_title: AETitle) -> None:
+    """Whether it could be asked. Raises NotSupported, Temporary, Fatal where not."""
+    with _supported(peer, calling_ae_title, ()):
+        pass
+
+
 def report_of(information: Dataset) -> Report:
     """What an N-EVENT-REPORT says (PS3.4 J.3.3.1). Raises ValueError where it says nothing."""
     transaction_uid = str(information.get("TransactionUID") or "")

@@ -128,8 +128,6 @@ def _require_service(peer: Peer, response: requests.Response) -> None:
     status = response.status_code
     if status in _FOR_LATER:
         raise Temporary(f"{peer} is busy or away: {_http(response)}")
-    if 300 <= status < 400:
-        raise Fatal(f"{peer} sends us elsewhere ({_http(response)}): write that url here")
     if status in _ENDS_IT:
         raise Fatal(f"{peer} {_ENDS_IT[status]} ({_http(response)}), then resend")
 

@@ -31,14 +31,21 @@ class Session(requests.Session):
                 raise Fatal(f"{peer} cannot be spoken to: {error}") from error
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
-        """As requests'; a redirect is an answer: credentials go nowhere else."""
+        """As requests'; a redirect is not followed: credentials go nowhere else."""
         options |= {"allow_redirects": False, "stream": True}
         options["timeout"] = self._peer.timeout_seconds
         try:
             response = super().request(*arguments, **options)
             response._content = self._read(response)
+        except ValueError:  # of a URL or a header that cannot be one; it would repeat a secret
+            raise Fatal(
+                f"{self._peer}: its url, user, password or token cannot be used; mend it here"
+            ) from None
         except requests.RequestException as error:
             raise _why(self._peer, error) from error
+        if 300 <= response.status_code < 400:
+            status = f"HTTP {response.status_code}"
+            raise Fatal(f"{self._peer} sends us elsewhere ({status}): write that url here")
         return response
 
     def _read(self, response: requests.Response) -> bytes:
@@ -97,14 +104,12 @@ def _auth(web: Web) -> requests.auth.AuthBase:
 
 
 def _why(peer: Peer, error: requests.RequestException) -> Temporary | Fatal:
-    """What failed, without what requests would repeat: a header may be a secret."""
+    """What failed, in our words."""
     chain = list(_chain(error))
     if said := next((one for one in chain if isinstance(one, ssl.SSLError)), None):
         return said_by_tls(peer, said)
     if isinstance(error, requests.Timeout):
         return Temporary(f"{peer} did not answer within {peer.timeout_seconds:g} s")
-    if isinstance(error, ValueError):  # a URL or a header that cannot be one
-        return Fatal(f"{peer}: its url, user, password or token cannot be used; mend it here")
     reasons = [one.strerror for one in chain if isinstance(one, OSError) and one.strerror]
     return Temporary(f"{peer} cannot be reached: {reasons[-1] if reasons else 'it broke off'}")
 

@@ -1,0 +1,37 @@
+// OHIF against the DICOMweb of the origin it came from, and nothing else.
+window.config = {
+  routerBasename: null,
+  extensions: [],
+  modes: [],
+  customizationService: { 'ohif.tours': { $set: [] } },
+  disableConfirmationPrompts: true,
+  showStudyList: true,
+  maxNumberOfWebWorkers: 2,
+  showLoadingIndicator: true,
+  showCPUFallbackMessage: false,
+  showWarningMessageForCrossOrigin: false,
+  investigationalUseDialog: { option: 'never' },
+  strictZSpacingForVolumeViewport: true,
+  defaultDataSourceName: 'pacs',
+  dataSources: [
+    {
+      namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
+      sourceName: 'pacs',
+      configuration: {
+        friendlyName: 'PACS',
+        name: 'PACS',
+        qidoRoot: '/dicom-web',
+        wadoRoot: '/dicom-web',
+        wadoUriRoot: '/dicom-web',
+        qidoSupportsIncludeField: false,
+        imageRendering: 'wadors',
+        thumbnailRendering: 'wadors',
+        enableStudyLazyLoad: true,
+        supportsFuzzyMatching: false,
+        supportsWildcard: true,
+        omitQuotationForMultipartRequest: true,
+        bulkDataURI: { enabled: true, relativeResolution: 'studies' },
+      },
+    },
+  ],
+};
