@@ -124,7 +124,7 @@ def test_a_picture_says_what_it_is() -> None:
     answer = replace(answered(), model=model, verdict=Verdict.CONSISTENT)
     picture = read(encode_captures(answer))[0]
     assert picture.ImageType == ["DERIVED", "SECONDARY"]
-    assert (picture.ConversionType, picture.BurnedInAnnotation) == ("WSD", "YES")
+    assert (picture.ConversionType, picture.BurnedInAnnotation) == ("WSD", "NO")
     assert picture.PatientOrientation == ["L", "P"]
     assert picture.ImageComments == "Research use; not a medical device"
     assert picture.SeriesDescription == "Pictures: Hippocampus (profile fast) (whole: consistent)"
@@ -224,7 +224,7 @@ def _with_a_stray(pixels: NDArray[np.uint8]) -> None:
         (_repainted(lambda pixels: pixels[:, ::-1]), "not drawn in picture 1"),
         (lambda d: setattr(d, "PixelSpacing", [0.2, 0.2]), "not drawn|in the colour of no"),
         (lambda d: setattr(d, "PatientName", "Other^Name"), "PatientName of picture 1 is not"),
-        (lambda d: setattr(d, "BurnedInAnnotation", "NO"), "Burned In Annotation of picture 1"),
+        (lambda d: setattr(d, "BurnedInAnnotation", "YES"), "Burned In Annotation of picture 1"),
         (lambda d: setattr(d, "InstanceNumber", 7), "Instance Number of picture 1 is 7, not 1"),
         (lambda d: delattr(d, "SourceImageSequence"), "lacks what it must have"),
         (lambda d: setattr(d, "PixelData", b"\0\0"), "lacks what it must have"),

@@ -77,7 +77,7 @@ def _describe_image(dataset: Dataset, answer: Answer, one: ShownSlice) -> None:
     """General Image, SC Equipment and SC Image Modules, PS3.3 C.7.6.1, C.8.6.1, C.8.6.2."""
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.ConversionType = "WSD"  # workstation
-    dataset.BurnedInAnnotation = "YES"
+    dataset.BurnedInAnnotation = "NO"  # none that says who the patient is, PS3.3 C.7.6.1
     dataset.DateOfSecondaryCapture = dataset.ContentDate
     dataset.TimeOfSecondaryCapture = dataset.ContentTime
     _copy_side(dataset, one)
