@@ -118,10 +118,6 @@ class DicomSection(Section):
         return self
 
 
-# From the environment a password of digits comes as a number.
-Secret = Annotated[SecretStr, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
-
-
 class ResultsSection(Section):
     """What a Peer gets, where that differs from its profile; None: as the profile has it."""
 
@@ -154,8 +150,8 @@ class PeerSection(Section):
     # No user information, query or fragment: what stands in a URL is logged.
     url: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")
     user: str | None = None
-    password: Secret | None = None
-    token: Secret | None = None
+    password: SecretStr | None = None
+    token: SecretStr | None = None
     profile: str = "default"
     results: ResultsSection = ResultsSection()
 

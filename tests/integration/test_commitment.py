@@ -18,6 +18,7 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
 )
 
 from node.core.errors import Fatal, Temporary
@@ -100,6 +101,25 @@ def test_all_is_committed_on_the_same_association() -> None:
         told = ask(peer, US, TRANSACTION, refs, 5.0)
         eventually(lambda: answers, 5, "answer to the report")
     assert told == Report(TRANSACTION, frozenset(r.sop_instance_uid for r in refs), {})
+    assert answers == [0x0000]
+
+
+def test_a_report_that_comes_before_the_answer_to_the_request_is_taken() -> None:
+    refs = _refs(2)
+    answers: list[int] = []
+
+    def on_action(event: Event) -> tuple[int, None]:
+        _tell(event.assoc, *_information(event), answers)
+        return 0x0000, None
+
+    with scripted_peer(
+        accepts=[(StorageCommitmentPushModel, BOTH)],
+        handlers=[(evt.EVT_N_ACTION, on_action)],
+        timeout_seconds=3.0,
+    ) as (peer, _):
+        told = ask(peer, US, TRANSACTION, refs, 1.0)
+    assert told is not None
+    assert told.committed == {r.sop_instance_uid for r in refs}
     assert answers == [0x0000]
 
 
@@ -344,3 +364,23 @@ def test_where_nobody_commits_the_peer_is_asked_whether_it_holds_the_object(
     assert holds(peer, US, study, refs[0])
     assert not holds(peer, US, study, _ref("nobody has it"))
     assert not holds(peer, US, derive_uid("no study"), refs[0])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(0xA700, Temporary), (0xC001, Temporary), (0x0122, Fatal), (0x0124, Fatal), (0xA900, Fatal)],
+)
+def test_a_peer_that_may_not_be_asked_what_it_holds_is_for_a_person(
+    status: int, error: type[Exception]
+) -> None:
+    def on_find(event: Event) -> Iterator[tuple[int, None]]:
+        yield status, None
+
+    with (
+        scripted_peer(
+            accepts=[(StudyRootQueryRetrieveInformationModelFind, BOTH)],
+            handlers=[(evt.EVT_C_FIND, on_find)],
+        ) as (peer, _),
+        pytest.raises(error, match=f"refused a C-FIND with 0x{status:04X}"),
+    ):
+        holds(peer, US, derive_uid("study"), _ref("object"))

@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # built at imp
     StudyRootQueryRetrieveInformationModelFind,
 )
 
-from node.core.errors import Temporary
+from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle
 from node.core.result import ObjectRef
 from node.dicom.scu import dicomweb
@@ -21,6 +21,7 @@ from node.dicom.scu.peer import Peer
 
 _PENDING: Final = frozenset((0xFF00, 0xFF01))
 _SUCCESS: Final = 0x0000
+_NEVER: Final = frozenset({0x0122, 0x0124, 0x0211, 0x0212})  # not supported, not authorised …
 _MOST_ANSWERS: Final = 20_000  # of one question; a Series is smaller
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 
@@ -82,6 +83,15 @@ class Query:
             _text(one, "SOPInstanceUID") == ref.sop_instance_uid for one in self._find(asked)
         )
 
+    def _require_success(self, status: int) -> None:
+        """PS3.4 C.4.1.1.4. 0xCxxx, unable to process, may be another answer in a while."""
+        if status == _SUCCESS:
+            return
+        sentence = f"{self._peer} refused a C-FIND with 0x{status:04X}"
+        if status in _NEVER or 0xA900 <= status <= 0xA9FF:
+            raise Fatal(f"{sentence}; let our AE title do C-FIND there")
+        raise Temporary(sentence)
+
     def _find(self, identifier: Dataset) -> Sequence[Dataset]:
         """All answers to one question, within the Peer's time in all."""
         deadline = time.monotonic() + self._peer.timeout_seconds
@@ -96,8 +106,7 @@ class Query:
                 if code is None:
                     raise Temporary(f"{self._peer} did not answer a C-FIND, or broke off")
                 if code not in _PENDING:
-                    if code != _SUCCESS:
-                        raise Temporary(f"{self._peer} refused a C-FIND with 0x{int(code):04X}")
+                    self._require_success(int(code))
                     return found
                 if answer is not None:
                     found.append(answer)
