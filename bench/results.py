@@ -112,7 +112,9 @@ def _run(who: str, name: str, folder: Path, slices: int) -> Written | str:
         return f"more than {_PATIENCE_S} s"
     if done.returncode:
         return f"does not end well within {_gb(_ADDRESS_SPACE)}"
-    return Written(**json.loads(done.stdout))
+    written = Written(**json.loads(done.stdout))
+    print(f"{who} {name}: {written}", file=sys.stderr, flush=True)  # the page comes at the end
+    return written
 
 
 def _gb(size: int) -> str:
