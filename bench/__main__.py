@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accuracy, main_job, page, receiving, scale
+from bench import accuracy, main_job, page, receiving, results, scale
 from bench.figure import Section
 from bench.inference import table
 
@@ -14,6 +14,7 @@ PARTS: dict[str, Callable[[Path, bool], Section]] = {
     "main-job": main_job.measure,
     "receiving": receiving.measure,
     "scale": scale.measure,
+    "results": results.measure,
     "accuracy": accuracy.measure,
     "inference": table.measure,
 }
@@ -21,6 +22,7 @@ HEADINGS = (  # in the page's order
     main_job.HEADING,
     receiving.HEADING,
     scale.HEADING,
+    results.HEADING,
     accuracy.HEADING,
     table.HEADING,
 )

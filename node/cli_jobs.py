@@ -97,11 +97,11 @@ def jobs_explain(
 
 def _story(jobs: Any, series: Any, one: Any, settings: Config) -> tuple[Any, ...]:
     """What `show.story_lines` and `show.story_values` take."""
-    from node.dicom.aside import brought_by
+    from node.dicom.aside import refused_of
 
     uid = one.series_instance_uid
     associations = series.associations(uid)
-    aside = brought_by(settings.node.data_dir, {each.id for each in associations})
+    aside = refused_of(settings.node.data_dir, show.missing_uids(one))
     evidence = show.Evidence(associations, series.conflicts(uid), aside)
     told = [(j, jobs.deliveries(j.id), jobs.events(j.id)) for j in reversed(jobs.of_series(uid))]
     waits_for = _waits_for(one, series, settings) if one.closed_at is None else None

@@ -133,7 +133,8 @@ def segment(
     series = [inbox.read(uid) for uid in job.series_instance_uids]
     _require_unchanged(job, series)
     model = models[job.model]
-    labelled = label(series, model, engine, watch)
+    probabilities = any(one.probabilities for one in wants)
+    labelled = label(series, model, engine, watch, probabilities)
     answer = answer_of(
         labelled, series[0], model, job.identity, job.created_at, predecessors, job.verdict
     )
@@ -154,15 +155,25 @@ class Labelled:
     predicted: LabelMap
 
 
-def label(series: Sequence[SourceSeries], model: Model, engine: Engine, watch: Watch) -> Labelled:
-    """Series (one per channel) in, labels on the grid of the first out. Raises SeriesRejected."""
+def label(
+    series: Sequence[SourceSeries],
+    model: Model,
+    engine: Engine,
+    watch: Watch,
+    probabilities: bool = False,
+) -> Labelled:
+    """Series (one per channel) in, labels on the grid of the first out. Raises SeriesRejected.
+
+    probabilities: whether those of each label are wanted as well.
+    """
     watch.enter("assemble")
     for one in series:
         admit(one, model.accepts)
     stacks = [stack(one, model.accepts) for one in series]
     volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
-    return Labelled(stacks[0], volumes[0], engine.segment(volumes, model, watch.tell))
+    predicted = engine.segment(volumes, model, watch.tell, probabilities)
+    return Labelled(stacks[0], volumes[0], predicted)
 
 
 def answer_of(
@@ -178,8 +189,9 @@ def answer_of(
 
     verdict: of the least sure Series.
     """
+    label_map = labelled.stack.labels_on_planes(labelled.predicted)
     return Answer(
-        label_map=labelled.stack.labels_on_planes(labelled.predicted),
+        label_map=label_map,
         predicted=labelled.predicted,
         volume=labelled.volume,
         model=model,
@@ -189,6 +201,7 @@ def answer_of(
         created_at=created_at,
         predecessors=tuple(predecessors),
         verdict=verdict,
+        probabilities=label_map.probabilities,
     )
 
 

@@ -204,7 +204,7 @@ def waiting_line(waiting: "Waiting") -> str:
 class Evidence:
     """What a Series was judged by, beyond its own row. conflicts: came again with other bytes.
 
-    aside: what its Associations brought and we refused, by SOP Instance UID.
+    aside: what is missing because we refused it, by SOP Instance UID.
     """
 
     associations: Sequence["StoredAssociation"]
@@ -265,6 +265,12 @@ def evidence_lines(series: "StoredSeries", evidence: Evidence) -> list[str]:
         for one in evidence.conflicts
     ]
     return lines
+
+
+def missing_uids(series: "StoredSeries") -> set[str]:
+    """The SOP Instance UIDs that Peers named as missing here."""
+    named = [one for told in series.counts.values() for one in told["missing"]]
+    return {one.rpartition("(")[2].rstrip(")") for one in named}
 
 
 def _refused_here(missing: str, evidence: Evidence) -> str:

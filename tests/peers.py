@@ -30,6 +30,7 @@ PACKAGE_OF = {
     "dcmsend": "dcmtk",
 }
 START_SECONDS = 120.0
+HERE = "127.0.0.1"
 
 T = TypeVar("T")
 
@@ -145,6 +146,22 @@ class Orthanc:
 
     def instance_count(self) -> int:
         return int(self._get("/statistics")["CountInstances"])
+
+    def knows(self, name: str, ae_title: str, port: int) -> None:
+        """A modality that it may send to, and report to."""
+        self.send("PUT", f"/modalities/{name}", {"AET": ae_title, "Host": HERE, "Port": port})
+
+    def send(self, method: str, path: str, body: object) -> Any:
+        """JSON to its REST API; returns its answer."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self._url(path), data, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            raw = answer.read()
+            return json.loads(raw) if raw.strip() else None
+
+    def get(self, path: str) -> Any:
+        """JSON from its REST API."""
+        return self._get(path)
 
     def _answers(self) -> bool:
         try:

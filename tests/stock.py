@@ -1,6 +1,7 @@
 """nnU-Net's own predictor, the oracle of equality."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,21 @@ def stock_labels(
 
     Of a cascade, the second stage on what the first one found; of the profile fast, no mirrors.
     """
+    labels: NDArray[np.generic] = _predicted(model, array, spacing, probabilities=False)
+    return labels
+
+
+def stock_probabilities(
+    model: Model, array: NDArray[np.float32], spacing: Sequence[float]
+) -> NDArray[np.float32]:
+    """Its probabilities (head, z, y, x) of the same."""
+    found: NDArray[np.float32] = _predicted(model, array, spacing, probabilities=True)[1]
+    return found
+
+
+def _predicted(
+    model: Model, array: NDArray[np.float32], spacing: Sequence[float], *, probabilities: bool
+) -> Any:
     previous = model.previous_stage
     before = stock_labels(previous, array, spacing) if previous else None
     plans = PlansManager(read_json(model.folder / "plans.json"))
@@ -45,7 +61,9 @@ def stock_labels(
         "",
         trained[0]["inference_allowed_mirroring_axes"],
     )
-    labels: NDArray[np.generic] = predictor.predict_single_npy_array(
-        array, {"spacing": list(spacing)}, None if before is None else before[None].astype(np.int16)
+    return predictor.predict_single_npy_array(
+        array,
+        {"spacing": list(spacing)},
+        None if before is None else before[None].astype(np.int16),
+        save_or_return_probabilities=probabilities,
     )
-    return labels

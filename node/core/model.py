@@ -84,9 +84,15 @@ def tell_nobody(progress: Progress) -> None:
 class Segmenter(Protocol):
     """The one seam between DICOM and inference."""
 
-    def segment(self, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
+    def segment(
+        self,
+        volumes: Sequence[Volume],
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
+    ) -> LabelMap:
         """Labels for one Volume per channel, all on one grid; the LabelMap lies on that grid.
 
+        With `probabilities` it has those of each Segment, and the same labels as without.
         What `tell` raises ends the prediction and is raised.
         """
         ...
@@ -96,7 +102,11 @@ class Engine(Protocol):
     """Places work on Segmenters."""
 
     def segment(
-        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+        self,
+        volumes: Sequence[Volume],
+        model: Model,
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
     ) -> LabelMap:
         """As Segmenter.segment, by the Model's Segmenter. Raises Temporary, Fatal."""
         ...

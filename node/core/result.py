@@ -85,6 +85,12 @@ class Wants:
     refusal_report: bool = False
     rejection_note: bool = False
 
+    @property
+    def probabilities(self) -> bool:
+        """Whether a FRACTIONAL Segmentation is among them, which shows more than labels."""
+        form = self.segmentation
+        return form is not None and form.type is SegType.FRACTIONAL
+
 
 @dataclass(frozen=True)
 class ObjectRef:

@@ -1,5 +1,6 @@
 """Voxels with their geometry. Arrays are (slice, row, column); points are DICOM patient LPS, mm."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import TypeVar
@@ -38,12 +39,14 @@ class LabelMap:
 
     positions: centre of each slice's first voxel, LPS mm, (slice, xyz), where the slices do not lie
     on the affine's even steps: brought back to slices that are tilted or unevenly spaced.
+    probabilities: by label, on the same grid, 255 is certain; None where nobody asked for them.
     """
 
     array: NDArray[np.uint8] | NDArray[np.uint16]
     affine: Affine
     frame_of_reference_uid: str
     positions: NDArray[np.float64] | None = None
+    probabilities: Mapping[int, NDArray[np.uint8]] | None = None
 
     @property
     def slice_positions(self) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydicom.filereader import read_file_meta_info
 
-from node.dicom.inbox import association_of
+from node.core.text import clean
 
 _MOST_READ: Final = 1000  # a sender that is refused for ever is not read for ever
 
@@ -20,21 +20,20 @@ class SetAside:
     reason: str
 
 
-def brought_by(data_dir: Path, associations: Collection[str]) -> Mapping[str, SetAside]:
-    """What these Associations brought and we did not keep, by the SOP Instance UID it came under.
+def refused_of(data_dir: Path, uids: Collection[str]) -> Mapping[str, SetAside]:
+    """Those of these SOP Instance UIDs that were refused, as their requests named them.
 
     Only what was answered 0xC000 is kept there: what had another SOP Instance UID than its request
     (0xA900) is not.
     """
     found: dict[str, SetAside] = {}
-    ours = [
-        p for p in sorted((data_dir / "aside").glob("*.dcm")) if association_of(p) in associations
-    ]
-    for path in ours[:_MOST_READ]:
+    latest = sorted((data_dir / "aside").glob("*.dcm"), reverse=True)[:_MOST_READ] if uids else []
+    for path in latest:
         try:
             uid = str(read_file_meta_info(path).MediaStorageSOPInstanceUID)
             reason = path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip()
         except Exception:  # deleted meanwhile, or damaged: nothing to tell of it
             continue
-        found[uid] = SetAside(path.name, reason[:500])
+        if uid in uids:
+            found.setdefault(uid, SetAside(path.name, clean(reason[:500])))
     return found

@@ -5,7 +5,7 @@ Linear between neighbouring slices and within each; no slice is invented where o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +51,29 @@ class Regular:
         return Volume(array, self.affine, frame_of_reference_uid)
 
     def back(self, label_map: LabelMap) -> LabelMap:
-        """Labels of the grid on the slices: each voxel gets the label nearest to it."""
+        """Labels of the grid on the slices: each voxel gets the label nearest to it.
+
+        Probabilities, too: each voxel keeps those of the label that it gets.
+        """
+        found = label_map.probabilities
+        return LabelMap(
+            self._on_slices(label_map.array),
+            self.source_affine,
+            label_map.frame_of_reference_uid,
+            self.positions,
+            {label: self._on_slices(one) for label, one in found.items()} if found else None,
+        )
+
+    def _on_slices(self, grid: NDArray[Any]) -> NDArray[Any]:
         _, rows, columns = self.source_shape
-        array = np.empty(self.source_shape, label_map.array.dtype)
+        array = np.empty(self.source_shape, grid.dtype)
         for index, (place, (row, column)) in enumerate(zip(self.places, self.offsets, strict=True)):
-            plane = label_map.array[min(max(round(float(place)), 0), self.shape[0] - 1)]
+            plane = grid[min(max(round(float(place)), 0), self.shape[0] - 1)]
             first_row, first_column = round(float(row)), round(float(column))
             array[index] = plane[
                 first_row : first_row + rows, first_column : first_column + columns
             ]
-        return LabelMap(array, self.source_affine, label_map.frame_of_reference_uid, self.positions)
+        return array
 
     @property
     def source_shape(self) -> tuple[int, int, int]:

@@ -90,7 +90,11 @@ class WorkerEngine:
         return seconds
 
     def segment(
-        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+        self,
+        volumes: Sequence[Volume],
+        model: Model,
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
     ) -> LabelMap:
         """As Engine.segment, from any number of threads. `tell` is called in the calling one.
 
@@ -101,7 +105,7 @@ class WorkerEngine:
             raise ValueError(f'the worker was not given this model "{model.name}"')
         with self._placed(model) as child:
             child.wait_ready(_LOAD_SECONDS)
-            return child.segment(model.name, volumes, tell)
+            return child.segment(model.name, volumes, tell, probabilities)
 
     def stop(self) -> None:
         """Ends the worker processes within 2 s, whatever they are doing."""
@@ -204,13 +208,18 @@ class InProcessEngine:
         self._segmenters: dict[str, Segmenter] = {}  # by fingerprint
 
     def segment(
-        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+        self,
+        volumes: Sequence[Volume],
+        model: Model,
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
     ) -> LabelMap:
         """As Engine.segment. Raises ConfigError when the model cannot be loaded."""
         with self._turn:
             if model.fingerprint not in self._segmenters:
                 self._segmenters[model.fingerprint] = self._load(model)
-            return self._segmenters[model.fingerprint].segment(volumes, tell)
+            segmenter = self._segmenters[model.fingerprint]
+            return segmenter.segment(volumes, tell, probabilities)
 
     def _load(self, model: Model) -> Segmenter:
         environment.prepare(self._threads)

@@ -55,6 +55,13 @@ class Heads:
     regions_class_order: tuple[int, ...] | None
 
     @property
+    def shown(self) -> Mapping[int, int]:
+        """The label that each head stands for, by head; the background's is left out."""
+        if self.regions_class_order is not None:
+            return dict(enumerate(self.regions_class_order))
+        return {head: head for head in range(1, self.count)}
+
+    @property
     def needs_16_bits(self) -> bool:
         return len(self.foreground) > _MOST_8_BIT_LABELS
 

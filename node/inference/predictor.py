@@ -15,6 +15,7 @@ from node.inference.preprocess import Case
 from node.inference.tiles import Sum, Tile, gaussian, mirrors, not_air, pad, tiles
 
 _CPU = torch.device("cpu")
+_SURE = 8.0  # a logit
 
 log = structlog.get_logger()
 
@@ -123,10 +124,13 @@ class Predictor:
                 yield torch.flip(patch, axes)
 
     def _background(self) -> list[float]:
-        """Logits of a voxel where nothing is: the first head wins, or no region is painted."""
+        """Logits of a voxel where nothing is: the first head wins, or no region is painted.
+
+        So far apart that as a probability, too, every label is nothing.
+        """
         heads = self._plan.heads
-        first = 1.0 if heads.regions_class_order is None else -1.0
-        return [first, *[-1.0] * (heads.count - 1)]
+        first = _SURE if heads.regions_class_order is None else -_SURE
+        return [first, *[-_SURE] * (heads.count - 1)]
 
 
 def ways(device: torch.device, batch: int) -> list[Way]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from node.core.errors import ConfigError, Fatal, SeriesRejected
 from node.core.model import Model, Progress, Tell, tell_nobody
@@ -18,7 +19,9 @@ from node.inference.environment import cores
 from node.inference.folder import fingerprint_now
 from node.inference.footprint import held_bytes, keep_freed_memory
 from node.inference.preprocess import Case
+from node.inference.probabilities import require_room
 from node.inference.stage import Stage
+from node.inference.worker.memory import HostMemory
 
 # Noise in direction cosines must not decide nnU-Net's `spacing ratio > 3` and `spacings equal`.
 _SPACING_DECIMALS = 6  # of mm
@@ -27,13 +30,17 @@ _FIRST_STAGE = 0.5  # of a cascade's progress
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Volumes as the first stage will see them. turned: on the training grid."""
+    """Volumes as the first stage will see them. turned: on the training grid.
+
+    probabilities: whether they are asked for.
+    """
 
     source: Volume
     turn: AxisMap
     turned: tuple[Volume, ...]
     spacing_mm: tuple[float, ...]
     case: Case
+    probabilities: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ class Predicted:
     frame_of_reference_uid: str
     case: Case
     logits: torch.Tensor
+    probabilities: bool
 
 
 class NnunetSegmenter:
@@ -76,19 +84,30 @@ class NnunetSegmenter:
         ]
         self.footprint_bytes = max(0, held_bytes(on) - before)
 
-    def segment(self, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
+    def segment(
+        self,
+        volumes: Sequence[Volume],
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
+    ) -> LabelMap:
         """As Segmenter.segment: the three steps in a row."""
-        return self.finish(self.predict(self.prepare(volumes), tell))
+        return self.finish(self.predict(self.prepare(volumes, probabilities), tell))
 
     @torch.inference_mode()
-    def prepare(self, volumes: Sequence[Volume]) -> Prepared:
-        """The first step, on the CPU: turned as the model was trained, normalised, resampled."""
+    def prepare(self, volumes: Sequence[Volume], probabilities: bool = False) -> Prepared:
+        """The first step, on the CPU: turned as the model was trained, normalised, resampled.
+
+        Raises Fatal or Temporary where there is no room for the probabilities.
+        """
         self._check(volumes)
+        if probabilities:
+            labels = len(self._stages[-1].plan.heads.shown)
+            require_room(labels, volumes[0].array.shape, HostMemory().free_bytes())
         turn = axis_map(volumes[0].affine, self._model.orientation)
         turned = tuple(turn.apply(volume) for volume in volumes)
         spacing_mm = tuple(round(mm, _SPACING_DECIMALS) for mm in turned[0].spacing_mm)
         case = self._stages[0].prepare([volume.array for volume in turned], spacing_mm)
-        return Prepared(volumes[0], turn, turned, spacing_mm, case)
+        return Prepared(volumes[0], turn, turned, spacing_mm, case, probabilities)
 
     @torch.inference_mode()
     def predict(self, prepared: Prepared, tell: Tell = tell_nobody) -> Predicted:
@@ -109,7 +128,15 @@ class NnunetSegmenter:
         """The third: labels on the Volumes' own grid. Raises Fatal for logits that overflowed."""
         labels = self._stages[-1].labels(predicted.logits, predicted.case)
         array = predicted.turn.undo(labels)
-        return LabelMap(array, predicted.affine, predicted.frame_of_reference_uid)
+        found = self._probabilities(predicted) if predicted.probabilities else None
+        frame = predicted.frame_of_reference_uid
+        return LabelMap(array, predicted.affine, frame, probabilities=found)
+
+    def _probabilities(self, predicted: Predicted) -> dict[int, NDArray[np.uint8]]:
+        found = self._stages[-1].probabilities(predicted.logits, predicted.case)
+        for label in found:  # one by one: a turned one is a copy
+            found[label] = predicted.turn.undo(found[label])
+        return found
 
     def warm_up(self) -> None:
         """One patch of noise through each stage: what is slow once is slow now."""
@@ -138,7 +165,12 @@ class NnunetSegmenter:
 def _predicted(prepared: Prepared, case: Case, logits: torch.Tensor) -> Predicted:
     source, without_image = prepared.source, replace(case, image=torch.empty(0))
     return Predicted(
-        prepared.turn, source.affine, source.frame_of_reference_uid, without_image, logits
+        prepared.turn,
+        source.affine,
+        source.frame_of_reference_uid,
+        without_image,
+        logits,
+        prepared.probabilities,
     )
 
 

@@ -4,10 +4,10 @@ Most models are one stage; a cascade is two.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -23,12 +23,16 @@ from node.inference.export import export
 from node.inference.folder import PLANS, checkpoint_path
 from node.inference.network import Checkpoint, build_network, load_weights, read_checkpoint
 from node.inference.out_of_memory import is_out_of_memory
-from node.inference.plans import Plan, read_plan
+from node.inference.plans import Heads, Plan, Rule, read_plan
 from node.inference.predictor import Predictor
 from node.inference.preprocess import Case, preprocess
+from node.inference.probabilities import probabilities
 
 _GPU_BATCH_VOXELS = 2**21  # one patch of 128³; smaller patches go several at a time
 _GPU_LARGEST_BATCH = 8
+
+T = TypeVar("T")
+Export = Callable[[torch.Tensor, Case, Rule, Heads, Crew], T]
 
 log = structlog.get_logger()
 
@@ -74,11 +78,17 @@ class Stage:
 
     def labels(self, logits: torch.Tensor, case: Case) -> NDArray[Any]:
         """uint8 or uint16 labels (slice, row, column), the axes as in the arrays prepared."""
-        found = self._exported(logits, case).numpy()
+        found = self._exported(export, logits, case).numpy()
         numbers = found.view(np.uint16) if self.plan.heads.needs_16_bits else found
         return numbers.transpose(self.plan.transpose_backward)
 
-    def _exported(self, logits: torch.Tensor, case: Case) -> torch.Tensor:
+    def probabilities(self, logits: torch.Tensor, case: Case) -> dict[int, NDArray[np.uint8]]:
+        """By label: uint8 (slice, row, column), 255 is certain, the axes as in `labels`."""
+        found = self._exported(probabilities, logits, case)
+        back = self.plan.transpose_backward
+        return {label: one.numpy().transpose(back) for label, one in found.items()}
+
+    def _exported(self, export: Export[T], logits: torch.Tensor, case: Case) -> T:
         """On the device that has the logits, or on the CPU where that has no memory for it."""
         rule, heads = self.plan.logits_rule, self.plan.heads
         try:

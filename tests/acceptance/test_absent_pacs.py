@@ -16,7 +16,8 @@ def test_a_result_is_delivered_once_the_pacs_is_back_and_the_backoff_can_be_seen
 
         def waiting() -> object:
             jobs = node.json("jobs", "list")
-            return jobs and jobs[0]["deliveries"][0]["attempts"] >= 3 and jobs[0]
+            waits = jobs and jobs[0]["deliveries"]  # there are none before there is a result
+            return waits and waits[0]["attempts"] >= 3 and jobs[0]
 
         job = eventually(waiting, 90, "third attempt")
         assert isinstance(job, dict)

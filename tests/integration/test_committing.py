@@ -1,10 +1,8 @@
 """We commit to what we hold (PS3.4 J.3): a real receiver, the lanes, Orthanc, scripted peers."""
 
-import json
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -366,48 +364,26 @@ def test_answered_requests_are_forgotten_after_a_while(world: World) -> None:
     assert [row.transaction_uid for row in world.rows()] == ["1.2.4"]
 
 
-class _OrthancPeer(Orthanc):
-    """Knows us as a modality."""
-
-    def knows(self, port: int) -> None:
-        modality = {"AET": "SEGNODE", "Host": "127.0.0.1", "Port": port}
-        self._put("/modalities/segnode", modality)
-
-    def post(self, path: str, body: object) -> Any:
-        return self._send("POST", path, body)
-
-    def get(self, path: str) -> Any:
-        return self._get(path)
-
-    def _put(self, path: str, body: object) -> None:
-        self._send("PUT", path, body)
-
-    def _send(self, method: str, path: str, body: object) -> Any:
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(self._url(path), data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            raw = answer.read()
-            return json.loads(raw) if raw.strip() else None
-
-
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_OrthancPeer]:
-    running = _OrthancPeer(tmp_path_factory.mktemp("orthanc"))
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    running = Orthanc(tmp_path_factory.mktemp("orthanc"))
     running.start()
     yield running
     running.stop()
 
 
 def test_orthanc_asks_us_and_hears_of_each_instance(
-    world: World, here: Receiving, orthanc: _OrthancPeer, tmp_path: Path
+    world: World, here: Receiving, orthanc: Orthanc, tmp_path: Path
 ) -> None:
     series = make_series(slices=3)
     folder = write_series(series, tmp_path / "series")
     assert storescu(folder, orthanc.dicom_port, called="ORTHANC").returncode == 0
-    orthanc.knows(here.port)
-    orthanc.post("/modalities/segnode/store", orthanc.get("/instances")[:2])
+    orthanc.knows("segnode", "SEGNODE", here.port)
+    orthanc.send("POST", "/modalities/segnode/store", orthanc.get("/instances")[:2])
     wanted = [[MR, str(one.SOPInstanceUID)] for one in series]
-    asked = orthanc.post("/modalities/segnode/storage-commitment", {"DicomInstances": wanted})
+    asked = orthanc.send(
+        "POST", "/modalities/segnode/storage-commitment", {"DicomInstances": wanted}
+    )
     world.recording.step()
     peer = Peer("orthanc", AETitle("ORTHANC"), "127.0.0.1", orthanc.dicom_port, timeout_seconds=10)
     world.answer(peer)
@@ -420,12 +396,12 @@ def test_orthanc_asks_us_and_hears_of_each_instance(
 
 
 def test_orthanc_reports_to_us_what_it_holds(
-    world: World, here: Receiving, orthanc: _OrthancPeer, tmp_path: Path
+    world: World, here: Receiving, orthanc: Orthanc, tmp_path: Path
 ) -> None:
     series = make_series(slices=2, name="ours")
     folder = write_series(series, tmp_path / "series")
     assert storescu(folder, orthanc.dicom_port, called="ORTHANC").returncode == 0
-    orthanc.knows(here.port)
+    orthanc.knows("segnode", "SEGNODE", here.port)
     held = [(MR, str(one.SOPInstanceUID)) for one in series]
     told = Dataset()
     told.TransactionUID = "1.2.3.99"

@@ -54,7 +54,11 @@ class ThresholdEngine:
         self.calls = 0
 
     def segment(
-        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+        self,
+        volumes: Sequence[Volume],
+        model: Model,
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
     ) -> LabelMap:
         self.calls += 1
         self.before()

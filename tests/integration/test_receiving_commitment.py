@@ -17,7 +17,7 @@ from pynetdicom.dsutils import encode
 
 from node.core.commitment import SOP_CLASS, SOP_INSTANCE
 from node.dicom.receiver import commitment
-from tests.receiving import RawPeer, Receiving, association, p_data, pdv, receiving
+from tests.receiving import RawPeer, Receiving, p_data, pdv, receiving
 from tests.series_factory import make_series
 
 STORE, COMMITMENT = 1, 5  # presentation contexts of a RawPeer
@@ -144,24 +144,25 @@ def test_associations_of_commitment_alone_leave_no_end(here: Receiving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("transaction", "items"),
     [
-        (_told(None, referenced=[_item("1.1")]), 0x0115),  # no Transaction UID
-        (_told("../../etc/passwd", referenced=[_item("1.1")]), 0x0115),
-        (_told("1." * 32 + "1", referenced=[_item("1.1")]), 0x0115),
-        (_told("1.2.3"), 0x0115),  # of nothing
-        (_told("1.2.3", referenced=[]), 0x0115),
-        (_told("1.2.3", referenced=[Dataset()]), 0x0115),
-        (_told("1.2.3", referenced=[_item("")]), 0x0115),
+        (None, [_item("1.1")]),
+        ("../../etc/passwd", [_item("1.1")]),
+        ("1." * 32 + "1", [_item("1.1")]),
+        ("1.2.3", None),
+        ("1.2.3", []),
+        ("1.2.3", [Dataset()]),
+        ("1.2.3", [_item("")]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_message_that_says_too_little_is_refused_and_the_next_is_taken(
-    here: Receiving, told: Dataset, status: int
+    here: Receiving, transaction: str | None, items: list[Dataset] | None
 ) -> None:
+    told = _told(transaction) if items is None else _told(transaction, referenced=items)
     with _committing(here.port) as one:
-        assert _ask(one, told) == status
-        assert _report(one, told) == status
+        assert _ask(one, told) == 0x0115
+        assert _report(one, told) == 0x0115
         assert _files(here, "*") == []
         assert _ask(one, _told("1.2.3", referenced=[_item("1.1")])) == 0x0000
 
@@ -301,6 +302,16 @@ def test_an_abort_amid_a_request_leaves_nothing(here: Receiving) -> None:
     assert list((here.folder / "incoming").iterdir()) == []
 
 
-def test_other_services_on_its_context_do_no_harm(here: Receiving) -> None:
-    with association(here.port) as one:
-        assert one.send_c_echo().Status == 0x0000
+@pytest.mark.parametrize("field", [0x0100, 0x0130])
+def test_on_the_context_of_another_class_it_is_refused_and_starts_no_thread(
+    here: Receiving, field: int
+) -> None:
+    message = p_data(pdv(STORE, _raw_command(field), command=True, last=True)) + p_data(
+        pdv(STORE, b"", command=False, last=True)
+    )
+    with RawPeer(here.port) as peer:
+        peer.associate(MRImageStorage, SOP_CLASS)
+        peer.send(message * 50)
+        assert {peer.status() for _ in range(50)} == {0x0118}
+        assert here.threads() < 10
+        peer.release()

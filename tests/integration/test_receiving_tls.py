@@ -315,6 +315,27 @@ def test_the_log_says_by_what_an_association_came(here: Receiving, client: ssl.S
         assert eventually(released, 5, "two endings") == ["TLSv1.3", None]
 
 
+def test_many_associations_and_handshakes_leave_nothing_behind(
+    here: Receiving, client: ssl.SSLContext
+) -> None:
+    def one_of_each() -> None:
+        with SecurePeer(here.tls_port, client) as peer:
+            peer.associate()
+            peer.release()
+        with RawPeer(here.tls_port) as peer:
+            peer.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert peer.receive() == (0, b"") or peer.receive()[0] == 0
+
+    for _ in range(10):
+        one_of_each()
+    before, descriptors = here.resident_mb(), Path(f"/proc/{here.receiver.pid}/fd")
+    for _ in range(60):
+        one_of_each()
+    here.wait_for_threads(6)
+    assert here.resident_mb() < before + 8
+    assert len(list(descriptors.iterdir())) < 20
+
+
 def test_both_ports_share_the_limits(
     tmp_path: Path, hospital: Authority, node_pair: Pair, client: ssl.SSLContext
 ) -> None:

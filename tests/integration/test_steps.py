@@ -11,7 +11,14 @@ from node.core.errors import SeriesRejected, Temporary
 from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.inference.worker.memory import HostMemory
-from node.inference.worker.messages import Answered, Cancelled, Failed, Progressed, Request
+from node.inference.worker.messages import (
+    Answered,
+    Cancelled,
+    Failed,
+    Probable,
+    Progressed,
+    Request,
+)
 from node.inference.worker.residency import Residency
 from node.inference.worker.steps import Steps
 from tests.made_up import made_up_model
@@ -34,7 +41,7 @@ class Stepped:
 
     def warm_up(self) -> None: ...
 
-    def prepare(self, volumes: Sequence[Volume]) -> Volume:
+    def prepare(self, volumes: Sequence[Volume], probabilities: bool = False) -> Volume:
         self.events.put(f"prepared {volumes[0].frame_of_reference_uid}")
         return volumes[0]
 
@@ -63,7 +70,7 @@ class Stepped:
 class World:
     def __init__(self) -> None:
         self.events: queue.Queue[str] = queue.Queue()
-        self.reports: queue.Queue[Progressed | Answered | Failed] = queue.Queue()
+        self.reports: queue.Queue[Progressed | Probable | Answered | Failed] = queue.Queue()
         self.segmenters: dict[str, Stepped] = {}
         residency = Residency(self._load, lambda held: 1000)
         residency.load_all(MODELS, lambda name, seconds: None)
@@ -90,7 +97,7 @@ class World:
 
     def answer(self) -> Answered | Failed:
         """The next answer; progress is passed over."""
-        while isinstance(report := self.reports.get(timeout=LONGEST), Progressed):
+        while isinstance(report := self.reports.get(timeout=LONGEST), Progressed | Probable):
             pass
         return report
 

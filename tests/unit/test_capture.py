@@ -14,10 +14,13 @@ from pydicom import Dataset, dcmread
 
 from node.core.errors import Fatal
 from node.core.model import Profile
+from node.core.result import ResultKind, Wants
 from node.core.verdict import Verdict
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.capture import MOST, encode_captures
+from node.dicom.results.capture import encode_captures
+from node.dicom.results.make import make_objects
+from node.dicom.results.pictures import MOST
 from node.dicom.results.verify_captures import verify_captures
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
@@ -121,7 +124,7 @@ def test_a_picture_says_what_it_is() -> None:
     answer = replace(answered(), model=model, verdict=Verdict.CONSISTENT)
     picture = read(encode_captures(answer))[0]
     assert picture.ImageType == ["DERIVED", "SECONDARY"]
-    assert (picture.ConversionType, picture.BurnedInAnnotation) == ("WSD", "YES")
+    assert (picture.ConversionType, picture.BurnedInAnnotation) == ("WSD", "NO")
     assert picture.PatientOrientation == ["L", "P"]
     assert picture.ImageComments == "Research use; not a medical device"
     assert picture.SeriesDescription == "Pictures: Hippocampus (profile fast) (whole: consistent)"
@@ -221,7 +224,7 @@ def _with_a_stray(pixels: NDArray[np.uint8]) -> None:
         (_repainted(lambda pixels: pixels[:, ::-1]), "not drawn in picture 1"),
         (lambda d: setattr(d, "PixelSpacing", [0.2, 0.2]), "not drawn|in the colour of no"),
         (lambda d: setattr(d, "PatientName", "Other^Name"), "PatientName of picture 1 is not"),
-        (lambda d: setattr(d, "BurnedInAnnotation", "NO"), "Burned In Annotation of picture 1"),
+        (lambda d: setattr(d, "BurnedInAnnotation", "YES"), "Burned In Annotation of picture 1"),
         (lambda d: setattr(d, "InstanceNumber", 7), "Instance Number of picture 1 is 7, not 1"),
         (lambda d: delattr(d, "SourceImageSequence"), "lacks what it must have"),
         (lambda d: setattr(d, "PixelData", b"\0\0"), "lacks what it must have"),
@@ -259,3 +262,16 @@ def test_the_gate_stops_what_is_no_picture() -> None:
     ref = encode_captures(answer)[0].ref
     with pytest.raises(Fatal, match="cannot be parsed"):
         verify_captures([ResultObject(ref, (b"no DICOM",))], answer)
+
+
+def test_a_peer_that_wants_contours_and_pictures_gets_them_after_the_segmentation() -> None:
+    wants = [Wants(report=False), Wants(segmentation=None, structure_set=True, capture=True)]
+    made = list(make_objects(answered(), wants, lambda stage: None))
+    kinds = [one.ref.kind for one in made]
+    assert list(dict.fromkeys(kinds)) == [
+        ResultKind.SEGMENTATION,
+        ResultKind.STRUCTURE_SET,
+        ResultKind.CAPTURE,
+    ]
+    assert kinds.count(ResultKind.CAPTURE) > 1
+    assert len({one.ref.sop_instance_uid for one in made}) == len(made)

@@ -10,8 +10,9 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from numpy.typing import NDArray
 
 from node.core.errors import Fatal
+from node.inference.blocks import by_cell
 from node.inference.crew import Crew
-from node.inference.export import by_cell, export
+from node.inference.export import export
 from node.inference.plans import SPLINE, Heads, Rule
 from node.inference.preprocess import Case
 from node.inference.resampling import resampling

@@ -23,7 +23,11 @@ class Bright:
     """An Engine whose every answer is label 1 where it is bright."""
 
     def segment(
-        self, volumes: Sequence[Volume], model: Model, tell: Tell = tell_nobody
+        self,
+        volumes: Sequence[Volume],
+        model: Model,
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
     ) -> LabelMap:
         (volume,) = volumes
         labels = (volume.array > 450).astype(np.uint8)

@@ -304,9 +304,13 @@ def test_it_takes_the_place_of_an_earlier_structure_set() -> None:
         ObjectRef(kind, "", "1.2.3", uids.series_instance_uid, uids.sop_instance_uid)
         for kind in (ResultKind.SEGMENTATION, ResultKind.STRUCTURE_SET)
     ]
-    dataset = read(encode_structure_set(replace(answered(), predecessors=tuple(refs))))
-    (item,) = dataset.PredecessorStructureSetSequence
+    answer = replace(answered(), predecessors=tuple(refs))
+    made = encode_structure_set(answer)
+    (item,) = read(made).PredecessorStructureSetSequence
     assert item.ReferencedSOPInstanceUID == uids.sop_instance_uid
+    verify_structure_set(made, answer)
+    with pytest.raises(Fatal, match="does not name the Structure Set that it replaces"):
+        verify_structure_set(encode_structure_set(answered()), answer)
 
 
 @pytest.mark.parametrize("folder", REAL)

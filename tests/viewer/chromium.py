@@ -97,14 +97,6 @@ class Chromium:
         png = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
-    def click(self, x: float, y: float, times: int = 1) -> None:
-        for count in range(1, times + 1):
-            for kind in ("mousePressed", "mouseReleased"):
-                self.call(
-                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
-                    clickCount=count,
-                )  # fmt: skip
-
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
         number = next(self._numbers)
         answer = self._due[number] = Future()

@@ -85,11 +85,11 @@ class Ohif:
         png = base64.b64decode(address.split(",")[1])
         return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
-    def _double_click(self, thumbnail: str) -> None:
-        box = self._chromium.evaluate(
-            f"document.getElementById({json.dumps(thumbnail)}).getBoundingClientRect().toJSON()"
+    def _double_click(self, element: str) -> None:
+        self._chromium.evaluate(  # by its id: its place changes while others appear
+            f"document.getElementById({json.dumps(element)})"
+            ".dispatchEvent(new MouseEvent('dblclick', { bubbles: true }))"
         )
-        self._chromium.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, times=2)
 
     def _press(self, button: str) -> None:
         self._chromium.evaluate(f"document.querySelector('[data-cy={button}]').click()")

@@ -6,7 +6,10 @@ server        connections, each with its Association
 admission     who gets an Association, and who is too many
 association   one Association: its place among the others, and how it ended
 upper_layer   pynetdicom's DUL, without its polling and its small reads
-messages      P-DATA to C-STORE requests; everything else goes to pynetdicom
+messages      P-DATA to requests; what is neither storage nor its commitment goes to pynetdicom
+storage       one C-STORE
+commitment    one N-ACTION or N-EVENT-REPORT of Storage Commitment
+secure        connections by TLS
 arrival       one Instance on its way to disk
 data_set      whether the bytes are a whole data set, and whose
 aside         copies of what was refused as unreadable

@@ -13,10 +13,11 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 
 from node.dicom.receiver.admission import LimitedACSE
-from node.dicom.receiver.messages import Context, Messages, Sender
+from node.dicom.receiver.messages import Messages
 from node.dicom.receiver.reports import ENDED, OPENED
 from node.dicom.receiver.secure import SecureConnection
 from node.dicom.receiver.spool import AssociationRecord, Ending, write_end
+from node.dicom.receiver.storage import Context, Sender
 from node.dicom.receiver.surroundings import Surroundings
 from node.dicom.receiver.upper_layer import UpperLayer
 

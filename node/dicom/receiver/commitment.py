@@ -34,6 +34,7 @@ from node.dicom.receiver.status import (
     SUCCESS,
     Refused,
 )
+from node.dicom.receiver.storage import Context
 
 MOST_BYTES: Final = 4 << 20  # of a data set: some 25,000 Instances
 MOST_ITEMS: Final = 20_000
@@ -64,11 +65,11 @@ class CommitmentMessage:
     def has_data_set(self) -> bool:
         return self._request.has_data_set
 
-    def begin(self, transfer_syntax: str, name: str, may_ask: bool) -> None:
+    def begin(self, context: Context, name: str, may_ask: bool) -> None:
         """name: of its file, without time and suffix. may_ask: whether the peer may N-ACTION."""
-        self._syntax, self._name = transfer_syntax, name
+        self._syntax, self._name = context.transfer_syntax, name
         try:
-            self._admit(may_ask)
+            self._admit(context, may_ask)
         except Refused as refused:
             self._refused = refused
 
@@ -99,9 +100,9 @@ class CommitmentMessage:
     def response(self, status: int, comment: str) -> bytes:
         return normalized_response(self._request, status, comment)
 
-    def _admit(self, may_ask: bool) -> None:
+    def _admit(self, context: Context, may_ask: bool) -> None:
         request = self._request
-        if request.sop_class_uid != SOP_CLASS:
+        if {request.sop_class_uid, context.abstract_syntax} != {SOP_CLASS}:
             raise Refused(NO_SUCH_SOP_CLASS, "the SOP Class is not Storage Commitment")
         if request.sop_instance_uid != SOP_INSTANCE:
             raise Refused(NO_SUCH_OBJECT_INSTANCE, "not Storage Commitment's SOP Instance")

@@ -20,10 +20,11 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
-from node.dicom.receiver.messages import Context, Messages, Sender
+from node.dicom.receiver.messages import Messages
 from node.dicom.receiver.pdu import P_DATA_TF, PDU, PDV, PDUStream, p_data
 from node.dicom.receiver.secure import read_now
 from node.dicom.receiver.status import ProtocolError
+from node.dicom.receiver.storage import Context, Sender
 
 if TYPE_CHECKING:
     from node.dicom.receiver.association import ReceivingAssociation

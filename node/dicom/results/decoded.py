@@ -41,13 +41,13 @@ T = TypeVar("T")
 class Frame:
     """One plane of one Segment, as the Segmentation states it.
 
-    number: 1 to n. segment_number: None in a LABELMAP. position: centre of the first voxel, LPS mm.
+    number: 1 to n. segment_number: 0 in a LABELMAP. position: centre of the first voxel, LPS mm.
     sources: the SOP Instance UIDs it was derived from, with the frame of a multi-frame one.
     voxels: (row, column); what is written: 0 or 1, a Segment Number, a fraction.
     """
 
     number: int
-    segment_number: int | None
+    segment_number: int
     position: Vector
     sources: tuple[Origin, ...]
     voxels: NDArray[np.generic]
@@ -58,7 +58,7 @@ class Frame:
         return self.voxels.astype(np.bool_)
 
     def __str__(self) -> str:
-        which = "" if self.segment_number is None else f" (Segment {self.segment_number})"
+        which = f" (Segment {self.segment_number})" if self.segment_number else ""
         return f"frame {self.number}{which}"
 
 
@@ -108,7 +108,7 @@ def segment_volumes_ml(segmentation: Dataset) -> dict[str, float]:
     volumes = dict.fromkeys(labels.values(), 0.0)
     for frame in frames(segmentation):
         ml = int(np.count_nonzero(frame.mask)) * voxel_mm3 / 1000.0
-        volumes[labels[frame.segment_number or 0]] += ml
+        volumes[labels[frame.segment_number]] += ml
     return volumes
 
 
@@ -160,8 +160,8 @@ class _Groups:
         self._label_map = header.SegmentationType == "LABELMAP"
         self._known: dict[tuple[BaseTag, bytes], Any] = {}
 
-    def segment_number(self, groups: Dataset) -> int | None:
-        return None if self._label_map else self._once(groups, _SEGMENT, _segment_number)
+    def segment_number(self, groups: Dataset) -> int:
+        return 0 if self._label_map else self._once(groups, _SEGMENT, _segment_number)
 
     def position(self, groups: Dataset) -> Vector:
         return self._once(groups, _POSITION, _position)
@@ -260,23 +260,24 @@ def _compressed(
 ) -> Iterator[NDArray[np.generic]]:
     """One fragment a frame (PS3.5 A.4), each undone by itself."""
     undo = _from_rle if syntax == RLELossless else _inflated
-    table, at = np.frombuffer(_item(stream), "<u4"), 0
+    largest = 4 * _size(header) + 1024  # bytes; no compression doubles two of them a voxel
+    table, at = np.frombuffer(_item(stream, 4 * count), "<u4"), 0
     if len(table) not in (0, count):
         raise wrong(f"its Basic Offset Table is of {len(table)} frames, not {count}")
     for number in range(count):
         if len(table) and table[number] != at:
             raise wrong(f"its Basic Offset Table puts frame {number + 1} at {table[number]}")
-        fragment = _item(stream)
+        fragment = _item(stream, largest)
         at += len(fragment) + 8
         yield undo(header, fragment)
     if stream.read(8) != _END:
         raise wrong(f"its Pixel Data has more than the {count} frames that are described")
 
 
-def _item(stream: BinaryIO) -> bytes:
-    """The next fragment. Raises Fatal where there is none."""
+def _item(stream: BinaryIO, largest: int) -> bytes:
+    """The next fragment. Raises Fatal where there is none, or it claims to be huge."""
     tag, length = unpack("<4sL", stream.read(8))
-    if tag != _ITEM:
+    if tag != _ITEM or length > largest:
         raise wrong("a frame is missing in its Pixel Data")
     return stream.read(int(length))
 
@@ -293,9 +294,12 @@ def _from_rle(header: Dataset, fragment: bytes) -> NDArray[np.generic]:
         "pixel_keyword": "PixelData",
         "number_of_frames": 1,
     }
-    voxels, _ = RLELosslessDecoder.as_array(
-        encapsulate([fragment]), index=0, decoding_plugin="pydicom", **options
-    )
+    try:
+        voxels, _ = RLELosslessDecoder.as_array(
+            encapsulate([fragment]), index=0, decoding_plugin="pydicom", **options
+        )
+    except (RuntimeError, ValueError) as error:
+        raise wrong(f"a frame is no RLE: {error}") from error
     return voxels
 
 
@@ -303,7 +307,10 @@ def _inflated(header: Dataset, fragment: bytes) -> NDArray[np.generic]:
     """Deflate without a zlib header, PS3.5 A.4.13; at most one byte of padding stands behind it."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     needed = -(-_size(header) * int(header.BitsAllocated) // 8)
-    data = inflate.decompress(fragment, needed + 1)
+    try:
+        data = inflate.decompress(fragment, needed + 1)
+    except zlib.error as error:
+        raise wrong(f"a frame cannot be inflated: {error}") from error
     if len(data) != needed or not inflate.eof or len(inflate.unused_data) > 1:
         raise wrong(f"a frame is {len(data)} bytes when it is inflated, and not {needed}")
     if header.BitsAllocated != 1:

@@ -1,6 +1,7 @@
 """Every result object that some Peer gets of one Answer, each verified before it is handed on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from node.core.result import SegForm, Wants
 from node.dicom.results.answer import Answer, ResultObject
@@ -15,6 +16,7 @@ from node.dicom.results.verify_document import verify_rejection
 from node.dicom.results.verify_report import verify_report
 from node.dicom.results.verify_structure_set import verify_structure_set
 
+T = TypeVar("T")
 Enter = Callable[[str], None]  # names the stage that begins
 
 
@@ -27,23 +29,22 @@ def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterat
         with_report = any(one.report and one.segmentation == form for one in wants)
         yield from _in_form(answer, form, with_report, enter)
     if any(one.structure_set for one in wants):
-        enter("encode")
-        structure_set = encode_structure_set(answer)
-        enter("verify")
-        verify_structure_set(structure_set, answer)
-        yield structure_set
+        yield _verified(answer, encode_structure_set, verify_structure_set, enter)
     if any(one.capture for one in wants):
-        enter("encode")
-        captures = encode_captures(answer)
-        enter("verify")
-        verify_captures(captures, answer)
-        yield from captures
+        yield from _verified(answer, encode_captures, verify_captures, enter)
     if answer.predecessors and any(one.rejection_note for one in wants):
-        enter("encode")
-        rejection = encode_rejection(answer)
-        enter("verify")
-        verify_rejection(rejection, answer)
-        yield rejection
+        yield _verified(answer, encode_rejection, verify_rejection, enter)
+
+
+def _verified(
+    answer: Answer, encode: Callable[[Answer], T], verify: Callable[[T, Answer], None], enter: Enter
+) -> T:
+    """What `encode` makes of an Answer, after its gate."""
+    enter("encode")
+    made = encode(answer)
+    enter("verify")
+    verify(made, answer)
+    return made
 
 
 def _in_form(

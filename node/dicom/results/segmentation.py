@@ -6,12 +6,11 @@ at 75 MB after its first use and reaches 115 MB on the way, in the process that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
 import numpy as np
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmwrite
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -23,14 +22,11 @@ from pydicom.uid import (
 )
 
 from node.core.errors import Fatal
-from node.core.model import Model
-from node.core.names import SOPInstanceUID
-from node.core.result import Compression, Identity, ObjectRef, ResultKind, SegForm, SegType
+from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegType
 from node.core.uids import ResultUIDs
-from node.core.verdict import Verdict
-from node.core.volume import LabelMap, Volume
+from node.core.volume import LabelMap
 from node.dicom.elements import name_of, required
-from node.dicom.planes import Plane, planes_of
+from node.dicom.planes import Plane
 from node.dicom.results.answer import Answer, Piece, ResultObject
 from node.dicom.results.contents import Part, parts_of
 from node.dicom.results.context import (
@@ -47,7 +43,6 @@ from node.dicom.results.context import (
 from node.dicom.results.frames import SourcePlane, per_frame_groups, set_dimensions, shared_groups
 from node.dicom.results.pixels import bits_allocated, pixel_data
 from node.dicom.results.segments import background, descriptions
-from node.dicom.series import SourceSeries
 from node.dicom.volumes import place_tolerance_mm
 
 RESEARCH_USE: Final = "Research use; not a medical device"
@@ -208,55 +203,8 @@ def _require_grid(plane: Plane, instance: Dataset, label_map: LabelMap) -> None:
         raise Fatal(f"{name_of(instance)} is not in the label map's Frame of Reference")
 
 
-# --- the names before there were forms, until nobody calls them
-
-
-def encode(
-    label_map: LabelMap,
-    model: Model,
-    source: SourceSeries,
-    uids: ResultUIDs,
-    created_at: float,
-    planes: Sequence[Plane] | None = None,
-    predecessor: SOPInstanceUID | None = None,
-    verdict: Verdict | None = None,
-) -> Dataset:
-    """encode_segmentations in the default form, of the planes of the whole source by default."""
-    if planes is None:
-        for instance in source.instances:
-            required(instance, "Rows")  # or it is no image, and has no planes
-        planes = [plane for instance in source.instances for plane in planes_of(instance)]
-    answer = Answer(
-        label_map,
-        label_map,
-        Volume(np.empty((0, 0, 0), np.float32), label_map.affine, label_map.frame_of_reference_uid),
-        model,
-        source,
-        tuple(planes),
-        _Given("", "", uids),
-        created_at,
-        (_segmentation(predecessor),) if predecessor else (),
-        verdict,
-    )
-    return dcmread(BytesIO(encode_segmentations(answer, SegForm())[0].content))
-
-
-def file_bytes(segmentation: Dataset) -> bytes:
-    """A Segmentation as a DICOM file (PS3.10 7)."""
+def file_bytes(dataset: Dataset) -> bytes:
+    """A data set as a DICOM file (PS3.10 7)."""
     buffer = BytesIO()
-    dcmwrite(buffer, segmentation, enforce_file_format=True)
+    dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class _Given(Identity):
-    """UIDs that were chosen elsewhere."""
-
-    given: ResultUIDs
-
-    def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
-        return self.given
-
-
-def _segmentation(uid: SOPInstanceUID) -> ObjectRef:
-    return ObjectRef(ResultKind.SEGMENTATION, "", SegmentationStorage, "", uid)  # type: ignore

@@ -169,7 +169,7 @@ def _refer(dataset: Dataset, answer: Answer, instances: Sequence[Dataset]) -> No
     frame.FrameOfReferenceUID = dataset.FrameOfReferenceUID
     frame.RTReferencedStudySequence = [study]
     dataset.ReferencedFrameOfReferenceSequence = [frame]
-    for before in answer.predecessors:
+    for before in answer.predecessors:  # of which one at most is a Structure Set
         if before.kind is ResultKind.STRUCTURE_SET:
             item = Dataset()
             item.ReferencedSOPClassUID = before.sop_class_uid

@@ -6,38 +6,28 @@ what the form promises a viewer must be so. Nothing here is shared with the enco
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from struct import error as struct_error
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from node.core.anatomy import Segment
-from node.core.model import Model
-from node.core.names import SeriesInstanceUID, SOPInstanceUID
-from node.core.result import Identity, ObjectRef, ResultKind, SegForm, SegType
-from node.core.uids import ResultUIDs
-from node.core.volume import LabelMap, Volume
-from node.dicom.planes import Plane, planes_of
+from node.core.result import SegForm, SegType
+from node.core.volume import LabelMap
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.decoded import (
     Frame,
     Origin,
     Vector,
-    frames,
     opened,
-    segment_volumes_ml,
     wrong,
 )
 from node.dicom.results.promises import Place, require_form, require_identity, require_segments
 from node.dicom.rounding import off_grid_mm
-from node.dicom.series import SourceSeries
 from node.dicom.volumes import tolerance_mm
 
 POSITION_TOLERANCE_MM = 0.01
-
-__all__ = ["frames", "segment_volumes_ml", "verify", "verify_segmentations"]
 
 
 def verify_segmentations(objects: Sequence[ResultObject], answer: Answer, form: SegForm) -> None:
@@ -125,14 +115,14 @@ class _Gate:
             _require_on_source(frame, self.positions)
             self.slices[where] = _slice_index(frame, self.grid, self.allowed_mm)
         index, number = self.slices[where], frame.segment_number
-        if number is not None and number not in segments:
+        if number not in segments and self.form.type is not SegType.LABELMAP:
             raise wrong(f"{frame} on slice {index} is of an unknown Segment")
-        return number or 0, index
+        return number, index
 
     def _compare(self, frame: Frame, index: int, segments: Mapping[int, Segment]) -> None:
         """Paints the frame, or holds it against the probabilities. Raises Fatal."""
         number = frame.segment_number
-        if number is None:
+        if self.form.type is SegType.LABELMAP:
             self._paint_all(frame, index, segments)
         elif self.form.type is SegType.FRACTIONAL:
             self._require_probable(frame, segments[number].number, index)
@@ -279,56 +269,3 @@ def _slice_index(frame: Frame, grid: LabelMap, allowed: float) -> int:
     if not off[index] <= allowed:
         raise wrong(f"{frame} lies {off[index]:.3f} mm off slice {index} of the label map")
     return index
-
-
-# --- the name before there were forms, until nobody calls it
-
-
-def verify(
-    segmentation: bytes,
-    against: LabelMap,
-    model: Model,
-    source: SourceSeries,
-    planes: Sequence[Plane] | None = None,
-) -> None:
-    """verify_segmentations of one object of the default form, whose UIDs are its own."""
-    try:
-        header = dcmread(BytesIO(segmentation), stop_before_pixels=True)
-        series, instance = str(header.SeriesInstanceUID), str(header.SOPInstanceUID)
-        earlier = [
-            str(i.ReferencedSOPInstanceUID) for i in header.get("ReferencedImageSequence", ())
-        ]
-    except Exception as error:
-        raise wrong(f"it cannot be parsed: {error!r}") from error
-    uids = ResultUIDs(SeriesInstanceUID(series), SOPInstanceUID(instance))
-    if planes is None:
-        planes = [plane for one in source.instances for plane in planes_of(one)]
-    kind, sop_class = ResultKind.SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.4"
-    named = [
-        ObjectRef(kind, "", sop_class, uids.series_instance_uid, SOPInstanceUID(uid))
-        for uid in earlier
-    ]
-    volume = Volume(np.empty((0, 0, 0), np.float32), against.affine, "")
-    answer = Answer(
-        against,
-        against,
-        volume,
-        model,
-        source,
-        tuple(planes),
-        _Given("", "", uids),
-        0.0,
-        tuple(named),
-    )
-    ref = ObjectRef(kind, "", sop_class, uids.series_instance_uid, uids.sop_instance_uid)
-    verify_segmentations([ResultObject(ref, (segmentation,))], answer, SegForm())
-
-
-@dataclass(frozen=True)
-class _Given(Identity):
-    """UIDs that were chosen elsewhere."""
-
-    given: ResultUIDs
-
-    def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
-        return self.given

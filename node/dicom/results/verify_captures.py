@@ -64,7 +64,7 @@ def _require_identity(dataset: Dataset, capture: ResultObject, answer: Answer, p
         "Series": (dataset.SeriesInstanceUID, capture.ref.series_instance_uid),
         "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
         "Instance Number": (int(dataset.InstanceNumber), part),
-        "Burned In Annotation": (dataset.BurnedInAnnotation, "YES"),
+        "Burned In Annotation": (dataset.BurnedInAnnotation, "NO"),
         "Conversion Type": (dataset.ConversionType, "WSD"),
         "Image Type": (list(dataset.ImageType)[:2], ["DERIVED", "SECONDARY"]),
         "Photometric Interpretation": (dataset.PhotometricInterpretation, "RGB"),

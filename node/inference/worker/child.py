@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from node.core.errors import Fatal, Temporary
 from node.core.model import Model, Progress, Tell, tell_nobody
@@ -21,6 +23,7 @@ from node.inference.worker.messages import (
     Failed,
     Loaded,
     Logged,
+    Probable,
     Progressed,
     Ready,
     Request,
@@ -32,8 +35,8 @@ _LONG_LIFE_SECONDS = 60.0
 _TICKS = 20  # in heartbeat_seconds
 _STEPS = 3  # prepare, predict, finish
 
-# At most six small messages a second for each request; None: the process is gone.
-_Mailbox = queue.SimpleQueue[Progressed | Beat | Answered | Failed | None]
+# For each request at most six small messages a second, and its answer; None: the process is gone.
+_Mailbox = queue.SimpleQueue[Progressed | Beat | Probable | Answered | Failed | None]
 
 log = structlog.get_logger()
 
@@ -104,7 +107,13 @@ class Child:
             raise self._death()
         return dict(self._load_seconds)
 
-    def segment(self, model: str, volumes: Sequence[Volume], tell: Tell = tell_nobody) -> LabelMap:
+    def segment(
+        self,
+        model: str,
+        volumes: Sequence[Volume],
+        tell: Tell = tell_nobody,
+        probabilities: bool = False,
+    ) -> LabelMap:
         """Labels for the Volumes. Raises Temporary when it dies or hangs, and what it raised.
 
         `tell` is called in this thread, once a second at least; what it raises cancels the request
@@ -114,14 +123,16 @@ class Child:
             # Each request before this one may take its time for a step, and this one for three.
             limit = (len(self._mailboxes) + _STEPS) * self._timeout_seconds
             deadline = time.monotonic() + limit
-            self._send(Request(number, model, tuple(volumes)))
-            progress = Progress(0.0)
+            self._send(Request(number, model, tuple(volumes), probabilities))
+            progress, found = Progress(0.0), dict[int, NDArray[np.uint8]]()
             while True:
                 message = self._next(mailbox, deadline, f"gave no answer within {limit:g} s")
                 if isinstance(message, Answered):
-                    return message.label_map
+                    return replace(message.label_map, probabilities=found or None)
                 if isinstance(message, Failed):
                     raise message.error
+                if isinstance(message, Probable):
+                    found[message.label] = message.array
                 if isinstance(message, Progressed):
                     progress = Progress(message.done, message.note)
                 self._tell(progress, tell, number, mailbox)
@@ -154,7 +165,7 @@ class Child:
 
     def _next(
         self, mailbox: _Mailbox, deadline: float, overrun: str
-    ) -> Progressed | Beat | Answered | Failed:
+    ) -> Progressed | Beat | Probable | Answered | Failed:
         try:
             message = mailbox.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -196,7 +207,7 @@ class Child:
         self._bury()
 
     def _dispatch(self, message: object) -> None:
-        if isinstance(message, Progressed | Answered):
+        if isinstance(message, Progressed | Probable | Answered):
             self._answered = self._answered or isinstance(message, Answered)
             self._post(message.id, message)
         elif isinstance(message, Failed):
@@ -215,7 +226,7 @@ class Child:
             seconds = round(time.monotonic() - self._begin, 3)
             log.info("worker ready", pid=self.pid, seconds=seconds, models=self._load_seconds)
 
-    def _post(self, number: int, message: Progressed | Answered | Failed) -> None:
+    def _post(self, number: int, message: Progressed | Probable | Answered | Failed) -> None:
         with self._guard:
             mailbox = self._mailboxes.get(number)
         if mailbox is not None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from node.core.errors import SegnodeError, Temporary
 from node.core.volume import LabelMap, Volume
 from node.inference.out_of_memory import is_out_of_memory
@@ -23,6 +26,7 @@ class Request:
     id: int
     model: str
     volumes: tuple[Volume, ...]
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,20 @@ class Progressed:
 
 
 @dataclass(frozen=True, eq=False)
+class Probable:
+    """The probabilities of one of a request's labels; its answer follows the last of them.
+
+    One by one: a message is held twice while it travels, and no other gets through meanwhile.
+    """
+
+    id: int
+    label: int
+    array: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class Answered:
-    """A request's labels."""
+    """A request's labels, without their probabilities."""
 
     id: int
     label_map: LabelMap

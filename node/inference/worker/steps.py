@@ -8,17 +8,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from node.core.errors import Temporary
 from node.core.model import Model, Progress
+from node.core.volume import LabelMap
 from node.inference.out_of_memory import is_out_of_memory
-from node.inference.worker.memory import DeviceMemory
+from node.inference.worker.memory import DeviceMemory, HostMemory
 from node.inference.worker.messages import (
     Answered,
     Cancelled,
     Doing,
     Failed,
+    Probable,
     Progressed,
     Request,
     failure,
@@ -28,7 +31,7 @@ from node.inference.worker.residency import Residency, Resident
 _MOST_WAITING = 64  # requests; the node has as many as its lanes, far fewer
 _TELL_SECONDS = 0.2
 
-Report = Callable[[Progressed | Answered | Failed], None]
+Report = Callable[[Progressed | Probable | Answered | Failed], None]
 
 
 class _Case:
@@ -37,6 +40,7 @@ class _Case:
     def __init__(self, request: Request, model: Model) -> None:
         self.id, self.model = request.id, model
         self.value: Any = request.volumes
+        self.probabilities = request.probabilities
         self.segmenter: Resident | None = None
         self.cancelled = threading.Event()
         self.given_up = False
@@ -147,7 +151,7 @@ class Steps:
 
     def _prepare(self, case: _Case) -> None:
         case.segmenter = self._residency.acquire(case.model)
-        case.value = case.segmenter.prepare(case.take_value())
+        case.value = case.segmenter.prepare(case.take_value(), case.probabilities)
 
     def _predict(self, case: _Case) -> None:
         def tell(progress: Progress) -> None:
@@ -161,7 +165,15 @@ class Steps:
         assert case.segmenter is not None
         label_map = case.segmenter.finish(case.take_value())
         self._leave(case)
-        self._report(Answered(case.id, label_map))
+        self._answer(case.id, label_map)
+        if case.probabilities:
+            del label_map
+            HostMemory().give_back()  # or they would stay with a process that seldom needs as much
+
+    def _answer(self, number: int, label_map: LabelMap) -> None:
+        for label, array in (label_map.probabilities or {}).items():
+            self._report(Probable(number, label, array))
+        self._report(Answered(number, replace(label_map, probabilities=None)))
 
     def _tell(self, case: _Case, progress: Progress) -> None:
         """Five times a second are enough for the eye; notes and the end are never left out."""

@@ -1,0 +1,200 @@
+"""A delivery lane and a Peer that has to confirm: at once, in part, never, or in word only."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from pydicom import Dataset
+from pydicom.uid import SegmentationStorage
+from pynetdicom import evt
+from pynetdicom.events import Event
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from node.core.job import JobState
+from node.core.names import AETitle, SOPInstanceUID
+from node.dicom.outbox import Outbox
+from node.dicom.results.answer import ResultObject
+from node.dicom.scu.peer import Peer
+from node.lanes.confirm import Confirming
+from node.lanes.deliver import DeliverLane, InHand, Pauses
+from node.store import database
+from node.store.deliveries import DeliveryStore
+from node.store.jobs import JobStore
+from tests.integration.test_store import _queued
+from tests.peers import eventually
+from tests.results import part_10
+from tests.scripted import BOTH, Received, scripted_peer
+from tests.stored import segmentation_of, segmented
+
+US = AETitle("SEGNODE")
+ANSWER_SECONDS = 1.0
+NOTHING_KEPT, ALL_KEPT = "nothing", "all"
+
+
+@dataclass
+class Archive:
+    """What a Peer says of its own: of each request to commit in turn, and when it is asked."""
+
+    keeps: list[str | None]  # by request; the last one again; None: it never reports
+    finds: bool = True
+    commits: bool = True
+    asked: int = 0
+    reports: list[threading.Thread] = field(default_factory=list)
+
+    def on_action(self, event: Event) -> tuple[int, None]:
+        keeps = self.keeps[min(self.asked, len(self.keeps) - 1)]
+        self.asked += 1
+        if keeps is not None:
+            told = _told(event, failed=1 if keeps == NOTHING_KEPT else 0)
+            self.reports.append(threading.Thread(target=_tell, args=(event.assoc, *told)))
+            self.reports[-1].start()
+        return 0x0000, None
+
+    def on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        if self.finds:
+            yield 0xFF00, event.identifier
+        yield 0x0000, None
+
+
+def _told(event: Event, failed: int) -> tuple[int, Dataset]:
+    """Of a request of several objects the last `failed` are not kept."""
+    asked, told = event.action_information, Dataset()
+    kept = len(asked.ReferencedSOPSequence) - failed
+    told.TransactionUID = asked.TransactionUID
+    told.ReferencedSOPSequence = list(asked.ReferencedSOPSequence[:kept])
+    if failed:
+        told.FailedSOPSequence = list(asked.ReferencedSOPSequence[kept:])
+        for item in told.FailedSOPSequence:
+            item.FailureReason = 0x0112
+    return (2 if failed else 1), told
+
+
+def _tell(association: Any, event_type: int, told: Dataset) -> None:
+    time.sleep(0.2)
+    association.send_n_event_report(
+        told, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+    )
+
+
+@dataclass
+class World:
+    """One Job of two objects, and the lane to the Peer."""
+
+    jobs: JobStore
+    deliveries: DeliveryStore
+    lane: DeliverLane
+    received: Received
+    job_id: Any
+
+    def states(self) -> list[str]:
+        return [str(one.state) for one in self.jobs.deliveries(self.job_id)]
+
+    def answers(self) -> list[str | None]:
+        return [one.answer for one in self.jobs.deliveries(self.job_id)]
+
+    def until(self, found: Callable[[], object], what: str) -> None:
+        def look() -> object:
+            self.lane.step()
+            return found()
+
+        eventually(look, 40, what)
+
+    def state(self) -> JobState:
+        found = self.jobs.get(self.job_id)
+        assert found is not None
+        return found.state
+
+
+@contextmanager
+def delivering(folder: Path, archive: Archive) -> Iterator[World]:
+    accepts = [
+        (SegmentationStorage, BOTH),
+        (StudyRootQueryRetrieveInformationModelFind, BOTH),
+        *([(StorageCommitmentPushModel, BOTH)] if archive.commits else []),
+    ]
+    handlers = [(evt.EVT_N_ACTION, archive.on_action), (evt.EVT_C_FIND, archive.on_find)]
+    engine = database.connect(folder)
+    database.migrate(engine)
+    with scripted_peer(accepts=accepts, handlers=handlers) as (peer, received):
+        try:
+            yield _world(folder, engine, replace(peer, commitment=True), received)
+        finally:
+            for thread in archive.reports:
+                thread.join(5)
+            engine.dispose()
+
+
+def _world(folder: Path, engine: sqlalchemy.Engine, peer: Peer, received: Received) -> World:
+    jobs, deliveries, outbox = JobStore(engine), DeliveryStore(engine), Outbox(folder)
+    job = _queued(engine, (peer.name,))
+    first = segmentation_of(job)
+    second = replace(first, sop_instance_uid=SOPInstanceUID(f"{first.sop_instance_uid}.2"))
+    for ref in (first, second):
+        outbox.write(job.id, ResultObject(ref, (part_10(ref),)))
+    segmented(jobs, job, time.time(), second)
+    confirming = Confirming(deliveries, jobs, peer, US, ANSWER_SECONDS)
+    lane = DeliverLane(0, InHand(), deliveries, outbox, peer, US, Pauses(0.1, 0.2), confirming)
+    return World(jobs, deliveries, lane, received, job.id)
+
+
+def test_what_is_confirmed_on_the_same_association_is_done(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([ALL_KEPT])) as world:
+        world.lane.step()
+        assert world.states() == ["done", "done"]
+        assert world.state() is JobState.DELIVERED
+        assert set(world.answers()) == {"stored, 0x0000; confirmed by Storage Commitment"}
+
+
+def test_what_is_not_kept_is_sent_again_and_the_rest_is_done(tmp_path: Path) -> None:
+    archive = Archive([NOTHING_KEPT, ALL_KEPT])
+    with delivering(tmp_path, archive) as world:
+        world.lane.step()
+        assert world.states() == ["done", "open"]
+        assert "does not keep it: it does not have it, 0x0112" in str(world.answers()[1])
+        assert world.state() is JobState.SEGMENTED
+        world.until(lambda: world.state() is JobState.DELIVERED, "the second object, again")
+        attempts = [one.attempts for one in world.jobs.deliveries(world.job_id)]
+        assert (attempts, archive.asked) == ([1, 2], 2)
+
+
+def test_where_no_report_comes_the_object_is_looked_for(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([None])) as world:
+        world.lane.step()
+        assert world.states() == ["stored", "stored"]
+        world.until(lambda: world.states() == ["done", "done"], "the fallback")
+        assert set(world.answers()) == {"stored, 0x0000; confirmed: the Peer finds it"}
+
+
+def test_a_peer_that_knows_no_commitment_is_asked_at_once_what_it_holds(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([None], commits=False)) as world:
+        world.until(lambda: world.state() is JobState.DELIVERED, "the fallback")
+        assert all("confirmed: the Peer finds it" in str(one) for one in world.answers())
+
+
+def test_success_in_word_only_is_found_out_and_the_object_sent_again(tmp_path: Path) -> None:
+    archive = Archive([None], finds=False)
+    with delivering(tmp_path, archive) as world:
+        world.lane.step()
+        world.until(lambda: world.states() == ["open", "open"], "the discovery")
+        assert "answered success and does not find it; it is sent again" in str(world.answers()[0])
+        archive.finds = True
+        world.until(lambda: world.state() is JobState.DELIVERED, "the second attempt")
+        assert {one.attempts for one in world.jobs.deliveries(world.job_id)} == {2}
+
+
+def test_a_result_that_is_purged_meanwhile_fails_with_the_reason(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([ALL_KEPT])) as world:
+        for path in (tmp_path / "results").rglob("*.dcm"):
+            path.unlink()
+        world.lane.step()
+        assert world.states() == ["failed", "failed"]
+        assert "is gone; run the Job again" in str(world.answers()[0])
