@@ -23,9 +23,9 @@ from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegTyp
 from node.core.verdict import Verdict
 from node.dicom.inbox import read_files
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.report import encode_report
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify_report import verify_report
+from node.dicom.results.report.encode import encode_report
+from node.dicom.results.report.verify import verify_report
+from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.series import SourceSeries
 from tests.assembly_table import real_series, with_uids
 from tests.judges import faults

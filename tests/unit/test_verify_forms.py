@@ -17,8 +17,8 @@ from node.core.result import Compression, ResultKind, SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.verify import verify_segmentations
 from tests.answers import Named, answer_of, file_bytes
 from tests.series_factory import make_series
 from tests.unit.test_seg import HIPPOCAMPUS, RULES, STRUCTURE, make_model, source_of
