@@ -61,7 +61,7 @@ class Confirming:
             )
         except (Temporary, Fatal) as error:
             for one in stored:  # it is looked for at once, where it cannot be asked
-                self.deliveries.ask_later(one, time.time(), f"{one.answer}; {error}")
+                self.deliveries.ask_later(one, time.time(), f"{one.answer}; {error}", time.time())
             return []
         if report is None:
             return []
@@ -84,7 +84,8 @@ class Confirming:
             found = holds(self.peer, self.calling_ae_title, study, ref)
         except Temporary as error:
             again = time.time() + _AGAIN_SECONDS
-            self.deliveries.ask_later(one, again, f"stored, not confirmed yet: {error}")
+            words = f"stored, not confirmed yet: {error}"
+            self.deliveries.ask_later(one, again, words, time.time())
             return None
         except Fatal as error:
             words = f"not confirmed: {error}"

@@ -83,17 +83,19 @@ class SegmentLane(Lane):
             list(self._wants_of(job).values()),
             watch,
             self._predecessors(job),
+            {one.sop_instance_uid for one in self._jobs.given(job.id)},
         )
 
     def _predecessors(self, job: Job) -> list[ObjectRef]:
         """What a Peer may have that this result takes the place of.
 
-        Objects of an earlier Job, and a report that this one had no result.
+        Objects of an earlier Job, and those of this one that an earlier attempt made of another
+        Model, or to say that there is no result.
         """
         earlier = self._jobs.predecessor(job)
         objects = list(self._jobs.given(earlier.id)) if earlier else []
-        own = self._jobs.given(job.id)
-        return [*objects, *(one for one in own if one.kind is ResultKind.REFUSAL)]
+        own = [one for one in self._jobs.given(job.id) if _is_of_before(one, job)]
+        return [*objects, *own]
 
     def _wants_of(self, job: Job) -> Mapping[str, Wants]:
         """By Peer; one that was taken out of the configuration may come back to it."""
@@ -139,3 +141,11 @@ class SegmentLane(Lane):
             model=moved.model,
             reason=moved.reason,
         )
+
+
+def _is_of_before(given: ObjectRef, job: Job) -> bool:
+    """An object of this Job that its next attempt does not make again."""
+    again = job.identity.uids(given.kind, given.form)
+    return (
+        given.kind is ResultKind.REFUSAL or given.series_instance_uid != again.series_instance_uid
+    )
