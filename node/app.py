@@ -140,7 +140,9 @@ class Node:
             inbox,
             series,
             on_recorded=lambda: _wake([closing, *counting, *committing]),
-            commitment=Commitment(commitments.add_all, taking_reports(deliveries)),
+            commitment=Commitment(
+                commitments.add_all, taking_reports(deliveries, peers_of(config).values())
+            ),
         )
         committing = _committing(config, commitments, inbox, recording)
         closing = CloseLane(

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +36,10 @@ Failed = Sequence[tuple[Reference, int]]  # with the reason
 Reporting = Callable[[Peer, AETitle, str, Sequence[Reference], Failed], None]
 
 
-def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]:
-    """What a Peer says of Instances that we sent settles their Deliveries."""
+def taking_reports(
+    deliveries: DeliveryStore, peers: Collection[Peer]
+) -> Callable[[Report, float], None]:
+    """What a Peer says of Instances that we sent to it settles their Deliveries; no other's do."""
 
     def take(report: Report, now: float) -> None:
         kept = [one.sop_instance_uid for one in report.committed]
@@ -45,7 +47,8 @@ def taking_reports(deliveries: DeliveryStore) -> Callable[[Report, float], None]
             SOPInstanceUID(one.sop_instance_uid): reason_in_words(one.reason or 0)
             for one in report.failed
         }
-        for job in deliveries.committed(report.transaction_uid, kept, failed, now):
+        by = {one.name for one in peers if one.ae_title == report.calling_ae_title}
+        for job in deliveries.committed(report.transaction_uid, kept, failed, now, by):
             log.info(
                 f"job {job.state}",
                 job=job.id,

@@ -92,7 +92,9 @@ def test_what_a_peer_stored_is_not_delivered_before_it_confirms_it(stores: Store
     assert stores.now().state is JobState.SEGMENTED
     assert stores.deliveries.take("a", NOW + 1) is None  # it is not sent again
     assert stores.deliveries.take_unconfirmed("a", NOW + 59) is None
-    (finished,) = stores.deliveries.committed("2.25.1", [sent.sop_instance_uid], {}, NOW + 5)
+    kept = [sent.sop_instance_uid]
+    assert stores.deliveries.committed("2.25.1", kept, {}, NOW + 5, by={"b"}) == []  # not its own
+    (finished,) = stores.deliveries.committed("2.25.1", kept, {}, NOW + 5, by={"a"})
     assert finished.state is JobState.DELIVERED
     (delivery,) = stores.of("a")
     assert delivery.answer == "stored, 0x0000; confirmed by Storage Commitment"

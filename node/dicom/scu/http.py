@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 
 from node.core.errors import ConfigError, Fatal, Temporary
 from node.dicom.scu.peer import Peer, Web
-from node.dicom.scu.secure import said_by_tls
+from node.dicom.scu.secure import Outspoken, said_by_tls
 from node.dicom.tls import client_context
 
 _LARGEST_ANSWER: Final = 16_000_000  # bytes
@@ -26,9 +26,11 @@ class Session(requests.Session):
         self.auth = _auth(web)
         if web.url.startswith("https:"):
             try:
-                self.mount("https://", _OurTls(client_context(web.tls), web))
+                context = client_context(web.tls)
             except ConfigError as error:
                 raise Fatal(f"{peer} cannot be spoken to: {error}") from error
+            context.sslsocket_class = Outspoken
+            self.mount("https://", _OurTls(context, web))
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
         """As requests'; a redirect is not followed: credentials go nowhere else."""

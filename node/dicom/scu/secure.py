@@ -1,11 +1,38 @@
 """TLS under an Association that we ask for, and whose turn it is where there is none."""
 
+import errno
 import ssl
 from typing import Any
 
 from node.core.errors import ConfigError, Fatal, Temporary
 from node.dicom.scu.peer import Peer
 from node.dicom.tls import client_context
+
+
+class Outspoken(ssl.SSLSocket):
+    """Hears what the other side said before it hung up while we were sending.
+
+    That is an alert, raised as it is (in TLS 1.3 a certificate is refused after the handshake), or
+    an answer, which is kept for who reads.
+    """
+
+    _heard: bytes = b""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError) as error:
+            self._heard += super().read(1)
+            raise BrokenPipeError(errno.EPIPE, "it hung up while we were sending") from error
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        if not self._heard:
+            return super().read(len, buffer)
+        heard, self._heard = self._heard, b""
+        if buffer is None:
+            return heard
+        buffer[:1] = heard
+        return 1
 
 
 class Handshake:
@@ -29,10 +56,14 @@ class Handshake:
     def _socket_class(self) -> type[ssl.SSLSocket]:
         handshake = self
 
-        class Socket(ssl.SSLSocket):
+        class Socket(Outspoken):
             def do_handshake(self, block: bool = False) -> None:
                 with handshake._kept():
                     super().do_handshake(block)
+
+            def send(self, data: Any, flags: int = 0) -> int:
+                with handshake._kept():
+                    return super().send(data, flags)
 
             def read(self, len: int = 1024, buffer: Any = None) -> Any:
                 with handshake._kept():  # in TLS 1.3 it is here that our certificate is refused
