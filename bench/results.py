@@ -112,7 +112,9 @@ def _run(who: str, name: str, folder: Path, slices: int) -> Written | str:
         return f"more than {_PATIENCE_S} s"
     if done.returncode:
         return f"does not end well within {_gb(_ADDRESS_SPACE)}"
-    return Written(**json.loads(done.stdout))
+    written = Written(**json.loads(done.stdout))
+    print(f"{who} {name}: {written}", file=sys.stderr, flush=True)  # the page comes at the end
+    return written
 
 
 def _gb(size: int) -> str:
@@ -172,8 +174,8 @@ def answer_of(array: NDArray[np.uint8]) -> Answer:
 
 
 def _ours(answer: Answer, form: SegForm, path: Path) -> Written:
-    from node.dicom.results.segmentation import encode_segmentations
-    from node.dicom.results.verify import verify_segmentations
+    from node.dicom.results.segmentation.encode import encode_segmentations
+    from node.dicom.results.segmentation.verify import verify_segmentations
 
     before = memory.resident()
     began = time.monotonic()
@@ -206,7 +208,7 @@ def _count(path: Path) -> int:
 def _theirs(answer: Answer, form: SegForm, path: Path) -> Written:
     import highdicom
 
-    from node.dicom.results.segments import descriptions
+    from node.dicom.results.segmentation.segments import descriptions
 
     segments: Any = descriptions(answer.model.segments, answer, ())
     rle = form.compression is Compression.RLE

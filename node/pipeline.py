@@ -30,9 +30,9 @@ from node.dicom.closing.judgement import Judgement
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import Answer
+from node.dicom.results.documents.refusal import encode_refusal, in_words
+from node.dicom.results.documents.verify import verify_refusal
 from node.dicom.results.make import make_objects
-from node.dicom.results.refusal import encode_refusal, in_words
-from node.dicom.results.verify_document import verify_refusal
 from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu.answers import Stored
 from node.dicom.scu.peer import Peer
@@ -142,6 +142,8 @@ def segment(
     for one in make_objects(answer, wants, watch.enter):
         watch.enter("write")
         outbox.write(job.id, one)
+        for warning in one.warnings:
+            watch.tell(Progress(1.0, warning))
         made.append(one.ref)
     return made
 

@@ -18,8 +18,8 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
 from node.dicom.planes import Plane, planes_of
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.series import SourceSeries
 
 CREATED_AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC

@@ -14,7 +14,7 @@ from node.core.result import Identity, ObjectRef, SegForm
 from node.core.volume import LabelMap
 from node.dicom.assemble import stack
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode_segmentations
+from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.series import SourceSeries
 from tests.answers import CREATED_AT
 from tests.series_factory import make_series

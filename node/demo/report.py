@@ -17,7 +17,7 @@ from node.demo.processes import eventually
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.overlay import overlay
-from node.dicom.results.decoded import frames, segment_volumes_ml
+from node.dicom.results.segmentation.decoded import frames, segment_volumes_ml
 from node.dicom.scu.instance import dicom_files
 from node.inference.model import load_model
 from node.store import database

@@ -22,7 +22,7 @@ from node.core.model import InputRules
 from node.core.result import SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
-from node.dicom.results.segmentation import encode_segmentations
+from node.dicom.results.segmentation.encode import encode_segmentations
 from tests.answers import answer_of
 from tests.peers import DEMO_SERIES, NodeProcess, Orthanc, eventually, storescu
 from tests.unit.test_seg import make_model, source_of

@@ -17,8 +17,8 @@ from node.core.volume import LabelMap
 from node.dicom.assemble import Stack, stack
 from node.dicom.planes import Plane, planes_of
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.volumes import split
 from tests.answers import answer_of, file_bytes
 from tests.assembly_table import Real, candidate_stack, real_series, with_uids

@@ -18,10 +18,10 @@ from node.core.result import ResultKind, Wants
 from node.core.verdict import Verdict
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.capture import encode_captures
+from node.dicom.results.captures.encode import encode_captures
+from node.dicom.results.captures.pictures import MOST
+from node.dicom.results.captures.verify import verify_captures
 from node.dicom.results.make import make_objects
-from node.dicom.results.pictures import MOST
-from node.dicom.results.verify_captures import verify_captures
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
 from tests.answers import file_bytes

@@ -15,8 +15,8 @@ from skimage.measure import marching_cubes
 
 from node.core.model import InputRules
 from node.core.volume import LabelMap, Volume
-from node.dicom.results.measurements import Measured, measure, rounded
-from node.dicom.results.recount import count_again
+from node.dicom.results.report.measurements import Measured, measure, rounded
+from node.dicom.results.report.recount import count_again
 from tests.measured import answer_of
 from tests.unit.test_resample import CASES, RADIUS_MM, sphere_series
 from tests.unit.test_seg import source_of

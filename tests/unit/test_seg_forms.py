@@ -19,10 +19,10 @@ from node.core.errors import Fatal
 from node.core.result import Compression, ResultKind, SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.contents import parts_of
-from node.dicom.results.pixels import pixel_data
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify import verify_segmentations
+from node.dicom.results.segmentation.contents import parts_of
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.pixels import pixel_data
+from node.dicom.results.segmentation.verify import verify_segmentations
 from tests.answers import answer_of, file_bytes, segmentation_ref
 from tests.series_factory import make_series
 from tests.unit.test_seg import HIPPOCAMPUS, SEGMENTS, STRUCTURE, boxes, make_model, source_of

@@ -24,9 +24,9 @@ from node.core.verdict import Verdict
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.outlines import outlines
-from node.dicom.results.structure_set import encode_structure_set
-from node.dicom.results.verify_structure_set import dice, verify_structure_set
+from node.dicom.results.structure_set.encode import encode_structure_set
+from node.dicom.results.structure_set.outlines import outlines
+from node.dicom.results.structure_set.verify import dice, verify_structure_set
 from node.dicom.series import SourceSeries
 from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
 from tests.answers import file_bytes

@@ -16,7 +16,7 @@ from node.core.errors import Fatal
 from node.core.model import Model, Profile
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
-from node.dicom.results.decoded import frames, segment_volumes_ml
+from node.dicom.results.segmentation.decoded import frames, segment_volumes_ml
 from node.dicom.series import SourceSeries
 from tests.answers import CREATED_AT, encode, file_bytes, verify
 from tests.series_factory import make_series

@@ -7,14 +7,21 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
+from node.core.anatomy import Segment
 from node.core.errors import Fatal
 from node.core.result import Compression, ResultKind, SegForm, SegType
+from node.core.volume import LabelMap
+from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.verify import verify_segmentations
-from tests.answers import Named, file_bytes
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.verify import verify_segmentations
+from tests.answers import Named, answer_of, file_bytes
+from tests.series_factory import make_series
+from tests.unit.test_seg import HIPPOCAMPUS, RULES, STRUCTURE, make_model, source_of
 from tests.unit.test_seg_forms import decompressed, every_form, make_answer
 
 LABELMAP, FRACTIONAL = SegForm(SegType.LABELMAP), SegForm(SegType.FRACTIONAL)
@@ -177,3 +184,29 @@ def test_every_byte_of_a_compressed_frame_counts() -> None:
                 verify_segmentations([replace(made, pieces=(bytes(wrong),))], answer, form)
                 untouched = decompressed(bytes(wrong)).pixel_array
                 assert np.array_equal(untouched, decompressed(content).pixel_array)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    form=st.sampled_from(every_form()),
+    shape=st.tuples(st.integers(2, 7), st.integers(1, 9), st.integers(1, 9)),
+    labels=st.lists(st.sampled_from((1, 2, 3, 7, 255, 256, 700)), unique=True, min_size=1),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_any_answer_passes_in_any_form(
+    form: SegForm, shape: tuple[int, int, int], labels: list[int], density: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    source = source_of(make_series(voxels=np.zeros(shape, np.uint16)))
+    grid = assemble(source, RULES)
+    array = (random.choice(labels, shape) * (random.random(shape) < density)).astype(np.uint16)
+    chances = {n: ((array == n) * random.integers(0, 256, shape)).astype(np.uint8) for n in labels}
+    segments = [Segment(n, f"label {n}", STRUCTURE, HIPPOCAMPUS, (9, 9, 9)) for n in labels]
+    answer = answer_of(
+        LabelMap(array, grid.affine, grid.frame_of_reference_uid),
+        make_model(segments),
+        source,
+        probabilities=chances,
+    )
+    verify_segmentations(encode_segmentations(answer, form), answer, form)

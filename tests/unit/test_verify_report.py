@@ -15,9 +15,9 @@ from node.core.model import InputRules
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.report import encode_report
-from node.dicom.results.segmentation import file_bytes
-from node.dicom.results.verify_report import verify_report
+from node.dicom.results.report.encode import encode_report
+from node.dicom.results.report.verify import verify_report
+from node.dicom.results.segmentation.encode import file_bytes
 from tests.measured import answer_of, make_ct, segmentation_of, with_predecessors
 from tests.series_factory import CORONAL, make_series
 from tests.unit.test_resample import CASES, sphere_series

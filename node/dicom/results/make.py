@@ -5,16 +5,16 @@ from typing import TypeVar
 
 from node.core.result import SegForm, Wants
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.capture import encode_captures
-from node.dicom.results.rejection import encode_rejection
-from node.dicom.results.report import encode_report
-from node.dicom.results.segmentation import encode_segmentations
-from node.dicom.results.structure_set import encode_structure_set
-from node.dicom.results.verify import verify_segmentations
-from node.dicom.results.verify_captures import verify_captures
-from node.dicom.results.verify_document import verify_rejection
-from node.dicom.results.verify_report import verify_report
-from node.dicom.results.verify_structure_set import verify_structure_set
+from node.dicom.results.captures.encode import encode_captures
+from node.dicom.results.captures.verify import verify_captures
+from node.dicom.results.documents.rejection import encode_rejection
+from node.dicom.results.documents.verify import verify_rejection
+from node.dicom.results.report.encode import encode_report
+from node.dicom.results.report.verify import verify_report
+from node.dicom.results.segmentation.encode import encode_segmentations
+from node.dicom.results.segmentation.verify import verify_segmentations
+from node.dicom.results.structure_set.encode import encode_structure_set
+from node.dicom.results.structure_set.verify import verify_structure_set
 
 T = TypeVar("T")
 Enter = Callable[[str], None]  # names the stage that begins

@@ -9,7 +9,7 @@ from pydicom.uid import BasicTextSRStorage, KeyObjectSelectionDocumentStorage
 from node.core.errors import Fatal
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.tree import coded, every
+from node.dicom.results.documents.tree import coded, every
 
 _REJECTED = ("113001", "DCM")
 _COMMENT = ("121106", "DCM")

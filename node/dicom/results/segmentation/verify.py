@@ -16,14 +16,19 @@ from node.core.anatomy import Segment
 from node.core.result import SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.decoded import (
+from node.dicom.results.segmentation.decoded import (
     Frame,
     Origin,
     Vector,
     opened,
     wrong,
 )
-from node.dicom.results.promises import Place, require_form, require_identity, require_segments
+from node.dicom.results.segmentation.promises import (
+    Place,
+    require_form,
+    require_identity,
+    require_segments,
+)
 from node.dicom.rounding import off_grid_mm
 from node.dicom.volumes import tolerance_mm
 

@@ -20,6 +20,7 @@ from node.core.result import ObjectRef, ResultKind
 from node.core.volume import Affine
 from node.dicom.elements import code_item, reference, stated
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.captures.pictures import ShownSlice, pictures_of
 from node.dicom.results.context import (
     SeriesKind,
     caveats_of,
@@ -31,8 +32,7 @@ from node.dicom.results.context import (
     set_times,
     words_of,
 )
-from node.dicom.results.pictures import ShownSlice, pictures_of
-from node.dicom.results.segmentation import RESEARCH_USE, file_bytes
+from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 
 CAPTURES: Final = SeriesKind("OT", 3000, "Pictures: ")  # OT: other, C.7.3.1.1.1
 _OBLIQUE = 0.1  # of a cosine

@@ -12,7 +12,7 @@ from pydicom.pixels.encoders.base import RLELosslessEncoder
 from node.core.errors import Fatal
 from node.core.result import Compression, SegForm, SegType
 from node.dicom.results.answer import Answer, Piece
-from node.dicom.results.contents import Frame, Part
+from node.dicom.results.segmentation.contents import Frame, Part
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _LARGEST: Final = _UNDEFINED - 1  # bytes of an element of defined length, PS3.5 7.1.1

@@ -28,7 +28,6 @@ from node.core.volume import LabelMap
 from node.dicom.elements import name_of, required
 from node.dicom.planes import Plane
 from node.dicom.results.answer import Answer, Piece, ResultObject
-from node.dicom.results.contents import Part, parts_of
 from node.dicom.results.context import (
     caveats_of,
     copy_context,
@@ -40,9 +39,15 @@ from node.dicom.results.context import (
     set_times,
     words_of,
 )
-from node.dicom.results.frames import SourcePlane, per_frame_groups, set_dimensions, shared_groups
-from node.dicom.results.pixels import bits_allocated, pixel_data
-from node.dicom.results.segments import background, descriptions
+from node.dicom.results.segmentation.contents import Part, parts_of
+from node.dicom.results.segmentation.frames import (
+    SourcePlane,
+    per_frame_groups,
+    set_dimensions,
+    shared_groups,
+)
+from node.dicom.results.segmentation.pixels import bits_allocated, pixel_data
+from node.dicom.results.segmentation.segments import background, descriptions
 from node.dicom.volumes import place_tolerance_mm
 
 RESEARCH_USE: Final = "Research use; not a medical device"

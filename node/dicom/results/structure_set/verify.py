@@ -15,7 +15,7 @@ from pydicom.uid import RTStructureSetStorage
 from node.core.anatomy import Code, Segment
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.refilling import paint, source_slices, wrong_structure_set
+from node.dicom.results.structure_set.refilling import paint, source_slices, wrong_structure_set
 
 
 def verify_structure_set(structure_set: ResultObject, answer: Answer) -> None:

@@ -32,7 +32,7 @@ from node.dicom.results.context import (
     caveats_of,
     words_of,
 )
-from node.dicom.results.document import (
+from node.dicom.results.documents.document import (
     FINDING,
     SOURCE,
     comment,
@@ -44,11 +44,11 @@ from node.dicom.results.document import (
     references_of,
     set_content,
 )
-from node.dicom.results.groups import Groups, places_of
-from node.dicom.results.measurements import measure
-from node.dicom.results.segmentation import RESEARCH_USE, file_bytes
-from node.dicom.results.segments import CHANGES
-from node.dicom.results.units import Quantity, quantity_of
+from node.dicom.results.report.groups import Groups, places_of
+from node.dicom.results.report.measurements import measure
+from node.dicom.results.report.units import Quantity, quantity_of
+from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
+from node.dicom.results.segmentation.segments import CHANGES
 
 _SERIES: Final = SeriesKind("SR", 2000, "Research use: measurements, ")
 

@@ -38,7 +38,7 @@ from node.dicom.results.context import (
     set_character_set,
     set_times,
 )
-from node.dicom.results.segmentation import RESEARCH_USE
+from node.dicom.results.segmentation.encode import RESEARCH_USE
 
 COMMENT: Final = Code("121106", "DCM", "Comment")
 FINDING: Final = Code("121071", "DCM", "Finding")

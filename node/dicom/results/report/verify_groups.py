@@ -9,9 +9,9 @@ from pydicom import Dataset
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.decoded import opened
-from node.dicom.results.recount import Counted
-from node.dicom.results.tree import CodedName, coded, every, letters, only
+from node.dicom.results.documents.tree import CodedName, coded, every, letters, only
+from node.dicom.results.report.recount import Counted
+from node.dicom.results.segmentation.decoded import opened
 
 TOLERANCE: Final = 1e-6  # relative: reports have seven digits
 

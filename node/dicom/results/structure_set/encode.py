@@ -35,9 +35,9 @@ from node.dicom.results.context import (
     set_times,
     words_of,
 )
-from node.dicom.results.contours import contour_sequence, slice_of, write_as_it_is
-from node.dicom.results.outlines import outlines
-from node.dicom.results.segmentation import ORIENTATION_ASSUMED, RESEARCH_USE, file_bytes
+from node.dicom.results.segmentation.encode import ORIENTATION_ASSUMED, RESEARCH_USE, file_bytes
+from node.dicom.results.structure_set.contours import contour_sequence, slice_of, write_as_it_is
+from node.dicom.results.structure_set.outlines import outlines
 from node.dicom.volumes import tolerance_mm
 
 STRUCTURE_SETS: Final = SeriesKind("RTSTRUCT", 4000, "Structure set: ")

@@ -13,9 +13,9 @@ from pydicom.uid import Comprehensive3DSRStorage
 from node.core.errors import Fatal
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.recount import count_again
-from node.dicom.results.tree import every, letters, only
-from node.dicom.results.verify_groups import require_groups, wrong
+from node.dicom.results.documents.tree import every, letters, only
+from node.dicom.results.report.recount import count_again
+from node.dicom.results.report.verify_groups import require_groups, wrong
 
 _COMMENT = ("121106", "DCM")
 _FINDING = ("121071", "DCM")

@@ -13,7 +13,7 @@ from node.core.anatomy import Code, Segment
 from node.core.model import Profile
 from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegType
 from node.dicom.results.answer import Answer
-from node.dicom.results.decoded import DEFLATED_IMAGE_FRAME, Origin, Vector, wrong
+from node.dicom.results.segmentation.decoded import DEFLATED_IMAGE_FRAME, Origin, Vector, wrong
 
 Place = tuple[int, int]  # Segment Number, 0 in a LABELMAP, and slice
 

@@ -20,7 +20,7 @@ from pydicom.tag import Tag
 from node.core.errors import Fatal
 from node.dicom.elements import reference
 from node.dicom.planes import Plane
-from node.dicom.results.outlines import Polygon
+from node.dicom.results.structure_set.outlines import Polygon
 
 LONGEST_VALUE: Final = 65534  # bytes of a DS in Explicit VR, PS3.5 7.1.2
 _DECIMAL_STRING = 16  # bytes of one of its values, PS3.5 6.2

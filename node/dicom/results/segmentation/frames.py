@@ -21,7 +21,7 @@ from node.core.result import SegForm, SegType
 from node.core.uids import ResultUIDs, derive_uid
 from node.core.volume import LabelMap
 from node.dicom.elements import code_item, reference, stated
-from node.dicom.results.contents import Frame
+from node.dicom.results.segmentation.contents import Frame
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202

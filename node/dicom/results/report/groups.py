@@ -22,9 +22,9 @@ from node.core.model import Model
 from node.dicom.elements import long_string, sr_code
 from node.dicom.results.answer import ResultObject
 from node.dicom.results.context import MANUFACTURER, Caveat, profile_mark, tracking_id
-from node.dicom.results.document import Reference, algorithm_version, of_result
-from node.dicom.results.measurements import Measured
-from node.dicom.results.units import Quantity
+from node.dicom.results.documents.document import Reference, algorithm_version, of_result
+from node.dicom.results.report.measurements import Measured
+from node.dicom.results.report.units import Quantity
 
 _VOLUME: Final = Code("118565006", "SCT", "Volume")  # PS3.16 CID 7472
 _DIAMETER: Final = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")  # CID 7470

@@ -1,0 +1,1 @@
+"""Pictures with outlines as Secondary Captures, and their gate."""

@@ -1,0 +1,1 @@
+"""What all documents share; refusals and rejection notes, and their gate."""

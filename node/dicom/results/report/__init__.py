@@ -1,0 +1,1 @@
+"""The report of measurements (TID 1500), and its gate."""

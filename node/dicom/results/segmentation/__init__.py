@@ -1,0 +1,1 @@
+"""DICOM Segmentations in any form, and their gate."""
