@@ -14,9 +14,10 @@ from node.core.errors import ConfigError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
-from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
+from node.dicom.receiver.negotiation import DEFLATED_REASON
 from node.dicom.routing import with_models
 from node.dicom.tls import server_context
+from node.dicom.uid_names import uid_name
 from node.finding import Finding, Verdict
 from node.inference import devices
 from node.inference.model import load_model
@@ -168,7 +169,16 @@ def _listening(config: Config) -> Iterator[Finding]:
     if accepted is None:
         yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
     elif not accepted:
-        yield Finding("FAULT", "node", "nobody may send: there are no peers")
+        yield Finding("FAULT", "node", f"nobody may send to it: {_nobody(config)}")
+
+
+def _nobody(config: Config) -> str:
+    """Why no calling AE title is accepted."""
+    if config.dicom.accept_from is not None:
+        return 'dicom.accept_from is empty; name a peer, or ["*"]'
+    if not config.peers:
+        return "there are no peers"
+    return 'no peer has an ae_title; give the one that sends a [peers.NAME], or accept_from = ["*"]'
 
 
 def _port(config: Config, port: int, how: str) -> Finding:
