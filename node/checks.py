@@ -9,6 +9,7 @@ from pathlib import Path
 
 from node import app
 from node.check_peers import check_peers
+from node.check_results import without_effect
 from node.core.config import Config
 from node.core.errors import ConfigError
 from node.core.model import Model, Profile
@@ -35,6 +36,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _routes(config, models)
     yield from _listening(config)
     yield from _negotiation(config)
+    yield from without_effect(config)
     needed = {name for route in config.routes for name in route.send_to}
     yield from check_peers(
         app.peers_of(config),
@@ -169,16 +171,7 @@ def _listening(config: Config) -> Iterator[Finding]:
     if accepted is None:
         yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
     elif not accepted:
-        yield Finding("FAULT", "node", f"nobody may send to it: {_nobody(config)}")
-
-
-def _nobody(config: Config) -> str:
-    """Why no calling AE title is accepted."""
-    if config.dicom.accept_from is not None:
-        return 'dicom.accept_from is empty; name a peer, or ["*"]'
-    if not config.peers:
-        return "there are no peers"
-    return 'no peer has an ae_title; give the one that sends a [peers.NAME], or accept_from = ["*"]'
+        yield Finding("FAULT", "node", app.why_nobody(config))
 
 
 def _port(config: Config, port: int, how: str) -> Finding:
