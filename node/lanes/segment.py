@@ -17,6 +17,7 @@ from node.core.wants import wanted
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.lanes.tell import tell_state
 from node.lanes.watch import JobsInHand, JobWatch
 from node.store.jobs import JobStore
 
@@ -70,7 +71,7 @@ class SegmentLane(Lane):
         finally:
             watch.finish()
         gets = {peer: wanted(wants, objects) for peer, wants in self._wants_of(job).items()}
-        self._say(self._jobs.segmented(job.id, objects, gets, time.time()))
+        tell_state(self._jobs.segmented(job.id, objects, gets, time.time()))
         self._on_segmented()
 
     def _segment(self, job: Job, watch: JobWatch) -> list[ObjectRef]:
@@ -131,16 +132,7 @@ class SegmentLane(Lane):
         self._move(job, JobEvent.FAIL, reason)
 
     def _move(self, job: Job, event: JobEvent, reason: str | None) -> None:
-        self._say(self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason))
-
-    def _say(self, moved: Job) -> None:
-        log.info(
-            f"job {moved.state}",
-            job=moved.id,
-            series_instance_uid=moved.series_instance_uids[0],
-            model=moved.model,
-            reason=moved.reason,
-        )
+        tell_state(self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason))
 
 
 def _is_of_before(given: ObjectRef, job: Job) -> bool:

@@ -222,28 +222,24 @@ class JobStore:
             return transition(connection, job_id, state, JobEvent.RERUN, now)
 
     def resend(self, job_id: JobId, state: JobState, now: float) -> Job:
-        """FAILED or DELIVERED back to SEGMENTED: the same result to the same Peers again.
+        """The same result again: FAILED or DELIVERED back to SEGMENTED.
 
-        A FAILED Job is sent to those Peers only that do not have it. For a SEGMENTED one nothing
-        changes but the time: its open Deliveries are due now.
+        Of a DELIVERED Job all of it; of a FAILED or SEGMENTED one what a Peer refused, and what
+        waits, at once. Raises Fatal where there is nothing to send.
         """
         with self._writing.begin() as connection:
-            if state is JobState.SEGMENTED:
-                waiting = and_(
-                    delivery.c.job_id == job_id,
-                    delivery.c.done_at.is_(None),
-                    delivery.c.failed_at.is_(None),
-                )
-                connection.execute(update(delivery).where(waiting).values(not_before=now))
-                return select_jobs(connection, job.c.id == job_id)[0]
-            (finished,) = select_jobs(connection, job.c.id == job_id)
-            if finished.purged_at is not None:
+            (current,) = select_jobs(connection, job.c.id == job_id)
+            if current.purged_at is not None:
                 raise Fatal(f"the result files of Job {job_id} are deleted; {SEND_ANEW}")
-            if all(one.kind is ResultKind.REFUSAL for one in objects_of(connection, job_id)):
+            made = [one.kind for one in objects_of(connection, job_id)]
+            if state is not JobState.SEGMENTED and set(made) <= {ResultKind.REFUSAL}:
                 raise Fatal(f"Job {job_id} has no result yet: segnode jobs rerun {job_id}")
-            moved = transition(connection, job_id, state, JobEvent.RESEND, now)
-            _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
-            return moved
+            if state is JobState.SEGMENTED:
+                log_event(connection, job_id, now, "NOTE", None, None, "sent again by hand")
+            else:
+                current = transition(connection, job_id, state, JobEvent.RESEND, now)
+            _send_again(connection, job_id, now, with_done=state is JobState.DELIVERED)
+            return current
 
 
 def _require_all_series(connection: Connection, job_id: JobId) -> None:
@@ -269,10 +265,11 @@ def _require_files(connection: Connection, job_id: JobId) -> None:
         )
 
 
-def _reset_deliveries(
-    connection: Connection, job_id: JobId, now: float, *, only_failed: bool
-) -> None:
-    which = and_(delivery.c.job_id == job_id, of_current())
-    if only_failed:
-        which = and_(which, delivery.c.done_at.is_(None))
-    connection.execute(update(delivery).where(which).values(**ANEW, not_before=now))
+def _send_again(connection: Connection, job_id: JobId, now: float, *, with_done: bool) -> None:
+    """Refused Deliveries, and done ones, begin anew; those that wait are due now."""
+    mine = and_(delivery.c.job_id == job_id, of_current())
+    columns = (delivery.c.failed_at, delivery.c.done_at) if with_done else (delivery.c.failed_at,)
+    ended = or_(*(column.is_not(None) for column in columns))
+    connection.execute(update(delivery).where(mine, ended).values(**ANEW, not_before=now))
+    waits = and_(delivery.c.done_at.is_(None), delivery.c.failed_at.is_(None))
+    connection.execute(update(delivery).where(mine, waits).values(not_before=now))

@@ -307,6 +307,15 @@ def test_a_peer_that_comes_to_a_job_which_another_refused_gets_the_result(
     assert (stores.now().state, stores.now().reason) == (JobState.FAILED, "b: refused")
 
 
+def test_what_one_peer_refused_can_be_sent_again_while_another_is_away(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    stores.deliveries.failed(the_one(stores.deliveries.take("a", NOW)), "refused", NOW)
+    stores.deliveries.retry(the_one(stores.deliveries.take("b", NOW)), NOW + 3600, "away", NOW)
+    assert stores.jobs.resend(stores.job.id, JobState.SEGMENTED, NOW).state is JobState.SEGMENTED
+    assert the_one(stores.deliveries.take("a", NOW)).attempts == 1
+    assert the_one(stores.deliveries.take("b", NOW)).attempts == 2
+
+
 def test_what_a_peer_lost_keeps_its_pause_when_it_takes_other_things(stores: Stores) -> None:
     segmented(stores.jobs, stores.job, NOW, stores.report())
     taken = stores.deliveries.take("a", NOW)
