@@ -8,6 +8,8 @@ from pathlib import Path
 import highdicom
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from node.core.errors import Fatal
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
@@ -89,6 +91,17 @@ def test_a_refusal_needs_no_more_of_the_source_than_its_uids() -> None:
     del one.StudyInstanceUID
     with pytest.raises(Fatal, match="has no StudyInstanceUID"):
         _refused([one])
+
+
+@pytest.mark.parametrize(
+    "number", [b"1e400 ", b"inf ", b"nan ", b"1\\2 ", b"\xff\xfe", b"-3", b"9" * 12]
+)
+def test_a_series_number_that_is_none_does_not_stand_in_the_way(number: bytes) -> None:
+    instances = make_series()
+    for one in instances:
+        tag = Tag("SeriesNumber")
+        one[tag] = RawDataElement(tag, "IS", len(number), number, 0, False, True)
+    assert dcmread(BytesIO(_refused(instances).content)).SeriesNumber == 2500
 
 
 def test_the_same_refusal_is_the_same_document_and_another_reason_is_another() -> None:
