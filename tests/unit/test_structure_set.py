@@ -19,6 +19,7 @@ from skimage.draw import polygon2mask
 
 from node.core.errors import Fatal
 from node.core.model import InputRules, Profile
+from node.core.names import SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap
@@ -309,8 +310,20 @@ def test_it_takes_the_place_of_an_earlier_structure_set() -> None:
     (item,) = read(made).PredecessorStructureSetSequence
     assert item.ReferencedSOPInstanceUID == uids.sop_instance_uid
     verify_structure_set(made, answer)
-    with pytest.raises(Fatal, match="does not name the Structure Set that it replaces"):
+    with pytest.raises(Fatal, match="does not name the Structure Sets that it replaces"):
         verify_structure_set(encode_structure_set(answered()), answer)
+
+
+def test_it_takes_the_place_of_all_earlier_structure_sets() -> None:
+    named = replace(encode_structure_set(answered()).ref, form="")
+    refs = [replace(named, sop_instance_uid=SOPInstanceUID(uid)) for uid in ("1.2.8", "1.2.9")]
+    answer = replace(answered(), predecessors=tuple(refs))
+    made = encode_structure_set(answer)
+    items = read(made).PredecessorStructureSetSequence
+    assert [item.ReferencedSOPInstanceUID for item in items] == ["1.2.8", "1.2.9"]
+    verify_structure_set(made, answer)
+    with pytest.raises(Fatal, match="does not name the Structure Sets that it replaces"):
+        verify_structure_set(made, replace(answer, predecessors=tuple(refs[1:])))
 
 
 @pytest.mark.parametrize("folder", REAL)

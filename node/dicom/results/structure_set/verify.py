@@ -96,7 +96,7 @@ def _require_identity(dataset: Dataset, structure_set: ResultObject, answer: Ans
 
 
 def _require_references(dataset: Dataset, answer: Answer) -> None:
-    """All Instances the labels lie on, the set that this one replaces, and no other."""
+    """All Instances the labels lie on, the sets that this one replaces, and no other."""
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     (study,) = frame.RTReferencedStudySequence
     (series,) = study.RTReferencedSeriesSequence
@@ -105,13 +105,16 @@ def _require_references(dataset: Dataset, answer: Answer) -> None:
     if len(named) != len(used) or set(named) != used:
         raise wrong_structure_set("the Instances it refers to are not those of the source")
     earlier = [
-        str(ref.sop_instance_uid)
+        (ref.sop_class_uid, str(ref.sop_instance_uid))
         for ref in answer.predecessors
         if ref.kind is ResultKind.STRUCTURE_SET
     ]
     before = dataset.get("PredecessorStructureSetSequence") or []
-    if [str(item.ReferencedSOPInstanceUID) for item in before] != earlier:
-        raise wrong_structure_set("it does not name the Structure Set that it replaces")
+    named_before = [
+        (str(one.ReferencedSOPClassUID), str(one.ReferencedSOPInstanceUID)) for one in before
+    ]
+    if named_before != earlier:
+        raise wrong_structure_set("it does not name the Structure Sets that it replaces")
     own = {str(one.SeriesInstanceUID) for one in answer.source.instances}
     if series.SeriesInstanceUID not in own or study.ReferencedSOPInstanceUID != (
         dataset.StudyInstanceUID
