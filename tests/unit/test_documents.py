@@ -239,7 +239,7 @@ def _set(keyword: str, value: str) -> Callable[[Dataset], None]:
         (_retitle, "its title is not Rejected for Quality Reasons"),
         (_drop_content, "it cannot be read"),
         (_set("PatientName", "Somebody^Else"), "its PatientName is not the source's"),
-        (_set("StudyInstanceUID", "1.2"), "its Study is 1.2"),
+        (_set("StudyInstanceUID", "1.2"), "its StudyInstanceUID is not the source's"),
         (_set("SOPInstanceUID", "1.2"), "its SOP Instance UID is 1.2"),
     ],
 )

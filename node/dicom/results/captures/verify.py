@@ -15,6 +15,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.gate import require_equal, require_same_patient
 from node.dicom.voxels import modality_frames
 
 _LIKE_GREY = 48  # between the channels of a colour that a tinted grey may have by chance
@@ -54,24 +55,24 @@ def _read(content: bytes) -> Dataset:
 
 
 def _require_identity(dataset: Dataset, capture: ResultObject, answer: Answer, part: int) -> None:
+    """Patient and Study of the source, its own names, and what kind of picture it is."""
+
+    def wrong(sentence: str) -> Fatal:
+        return _wrong(f"of picture {part}, {sentence}")
+
     source = _instances(answer)[str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)]
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
-            raise _wrong(f"{keyword} of picture {part} is not the source's")  # no name in the log
+    require_same_patient(dataset, source, wrong)
     stated = {
         "SOP Class": (dataset.SOPClassUID, SecondaryCaptureImageStorage),
         "SOP Instance": (dataset.SOPInstanceUID, capture.ref.sop_instance_uid),
         "Series": (dataset.SeriesInstanceUID, capture.ref.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
         "Instance Number": (int(dataset.InstanceNumber), part),
         "Burned In Annotation": (dataset.BurnedInAnnotation, "NO"),
         "Conversion Type": (dataset.ConversionType, "WSD"),
         "Image Type": (list(dataset.ImageType)[:2], ["DERIVED", "SECONDARY"]),
         "Photometric Interpretation": (dataset.PhotometricInterpretation, "RGB"),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise _wrong(f"{name} of picture {part} is {found}, not {expected}")
+    require_equal(stated, wrong)
 
 
 def _instances(answer: Answer) -> Mapping[str, Dataset]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from highdicom.sr import CompositeContentItem, ImageContentItem
-from pydicom import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from node.core.anatomy import Code
@@ -42,7 +41,7 @@ def encode_rejection(answer: Answer) -> ResultObject:
     uids = answer.uids(ResultKind.REJECTION)
     model = answer.model
     dataset = new_document(
-        _source(answer),
+        answer.first,
         model,
         uids,
         KeyObjectSelectionDocumentStorage,
@@ -62,11 +61,6 @@ def encode_rejection(answer: Answer) -> ResultObject:
         uids.sop_instance_uid,
     )
     return ResultObject(ref, (file_bytes(dataset),))
-
-
-def _source(answer: Answer) -> Dataset:
-    first = answer.planes[0].sop_instance_uid
-    return next(one for one in answer.source.instances if one.get("SOPInstanceUID") == first)
 
 
 def _content(model: Model, replaced: Sequence[ObjectRef]) -> Iterator[Any]:

@@ -2,13 +2,7 @@
 
 from pydicom import Dataset
 
-CodedName = tuple[str, str]
-
-
-def coded(item: Dataset) -> CodedName:
-    """A code as value and scheme, whichever of the three attributes holds the value (PS3.3 8.8)."""
-    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue")
-    return str(value), str(item.CodingSchemeDesignator)
+from node.dicom.results.gate import CodedName, coded
 
 
 def every(parent: Dataset, name: CodedName) -> list[Dataset]:
@@ -21,8 +15,3 @@ def only(parent: Dataset, name: CodedName) -> Dataset:
     """The one child of this name. Raises ValueError where there is none, or more than one."""
     (item,) = every(parent, name)
     return item
-
-
-def letters(text: str) -> str:
-    """What an LO cannot hold, and an encoder replaces, does not count."""
-    return "".join(character for character in text if character.isalnum())

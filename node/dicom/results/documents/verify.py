@@ -9,7 +9,8 @@ from pydicom.uid import BasicTextSRStorage, KeyObjectSelectionDocumentStorage
 from node.core.errors import Fatal
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import coded, every
+from node.dicom.results.documents.tree import every
+from node.dicom.results.gate import coded, require_equal, require_same_patient
 
 _REJECTED = ("113001", "DCM")
 _COMMENT = ("121106", "DCM")
@@ -24,10 +25,8 @@ def verify_rejection(rejection: ResultObject, answer: Answer) -> None:
     }
     try:
         dataset = dcmread(BytesIO(rejection.content))
-        first = answer.planes[0].sop_instance_uid
-        source = next(one for one in answer.source.instances if one.SOPInstanceUID == first)
         uids = answer.uids(ResultKind.REJECTION)
-        _require(dataset, rejection, source, KeyObjectSelectionDocumentStorage)
+        _require(dataset, rejection, answer.first, KeyObjectSelectionDocumentStorage)
         if str(dataset.SOPInstanceUID) != uids.sop_instance_uid:
             raise _wrong("its SOP Instance UID is not that of this Job")
         if coded(dataset.ConceptNameCodeSequence[0]) != _REJECTED:
@@ -65,19 +64,14 @@ def verify_refusal(
 
 def _require(dataset: Dataset, document: ResultObject, source: Dataset, sop_class: str) -> None:
     """Same patient and Study, and the object that its name says."""
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
-            raise _wrong(f"its {keyword} is not the source's")  # and no name goes to the log
+    require_same_patient(dataset, source, _wrong)
     stated = {
         "SOP Class": (dataset.SOPClassUID, sop_class),
         "SOP Class by name": (document.ref.sop_class_uid, sop_class),
         "SOP Instance UID": (dataset.SOPInstanceUID, document.ref.sop_instance_uid),
         "Series Instance UID": (dataset.SeriesInstanceUID, document.ref.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise _wrong(f"its {name} is {found}, not {expected}")
+    require_equal(stated, _wrong)
 
 
 def _require_evidence(dataset: Dataset, expected: set[tuple[str, str]]) -> None:

@@ -13,7 +13,8 @@ from pydicom.uid import Comprehensive3DSRStorage
 from node.core.errors import Fatal
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import every, letters, only
+from node.dicom.results.documents.tree import every, only
+from node.dicom.results.gate import letters, require_equal, require_same_patient
 from node.dicom.results.report.recount import count_again
 from node.dicom.results.report.verify_groups import require_groups, wrong
 
@@ -47,10 +48,7 @@ def verify_report(
 
 def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) -> None:
     """Same patient and Study, its own UIDs, and nobody said that it was verified."""
-    source = _source(answer)
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
-            raise wrong(f"its {keyword} is not the source's")  # and no name goes to the log
+    require_same_patient(dataset, answer.first, wrong)
     uids = answer.uids(ResultKind.REPORT, report.ref.form)
     stated = {
         "SOP Class": (dataset.SOPClassUID, Comprehensive3DSRStorage),
@@ -58,7 +56,6 @@ def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) ->
         "SOP Instance UID": (dataset.SOPInstanceUID, uids.sop_instance_uid),
         "UID by name": (report.ref.sop_instance_uid, uids.sop_instance_uid),
         "Series Instance UID": (dataset.SeriesInstanceUID, uids.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
         "template": (dataset.ContentTemplateSequence[0].TemplateIdentifier, "1500"),
         "Verification Flag": (dataset.VerificationFlag, "UNVERIFIED"),
         "observer": (
@@ -66,22 +63,14 @@ def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) ->
             dataset.ContributingEquipmentSequence[0].DeviceUID,
         ),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise wrong(f"its {name} is {found}, not {expected}")
-
-
-def _source(answer: Answer) -> Dataset:
-    known = {plane.sop_instance_uid for plane in answer.planes}
-    return next(one for one in answer.source.instances if one.SOPInstanceUID in known)
+    require_equal(stated, wrong)
 
 
 def _require_references(
     dataset: Dataset, answer: Answer, segmentations: Sequence[ResultObject]
 ) -> None:
     """The evidence is the source and the Segmentations; nothing else is referred to."""
-    source = _source(answer)
-    series = str(source.SeriesInstanceUID)
+    series = str(answer.first.SeriesInstanceUID)
     expected = {(series, plane.sop_instance_uid) for plane in answer.planes}
     expected |= {(o.ref.series_instance_uid, o.ref.sop_instance_uid) for o in segmentations}
     evidence = set(_hierarchy(dataset.CurrentRequestedProcedureEvidenceSequence))
