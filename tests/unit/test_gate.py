@@ -58,7 +58,10 @@ def made_with_gates(answer: Answer) -> dict[str, tuple[ResultObject, Gate]]:
         ),
         "RTSTRUCT": (encode_structure_set(answer), lambda one: verify_structure_set(one, answer)),
         "SC": (pictures[0], lambda one: verify_captures([one, *pictures[1:]], answer)),
-        "KO": (encode_rejection(answer), lambda one: verify_rejection(one, answer)),
+        "KO": (
+            encode_rejection(answer, answer.predecessors),
+            lambda one: verify_rejection(one, answer, answer.predecessors),
+        ),
     }
 
 

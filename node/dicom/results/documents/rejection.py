@@ -3,6 +3,7 @@
 An archive that knows IOCM hides what the note refers to; one that does not shows the note.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -33,12 +34,20 @@ _DESCRIPTION: Final = Code("113012", "DCM", "Key Object Description")
 _IMAGES: Final = (ResultKind.SEGMENTATION, ResultKind.CAPTURE)
 
 
-def encode_rejection(answer: Answer) -> ResultObject:
-    """That the predecessors of this Answer are replaced by it. Raises Fatal without any."""
-    replaced = [ref for ref in answer.predecessors if ref.kind is not ResultKind.REJECTION]
+def encode_rejection(answer: Answer, given: Sequence[ObjectRef]) -> ResultObject:
+    """That this Answer replaces what a Peer was given of earlier ones. Raises Fatal without any.
+
+    A Peer that had less gets another note: an archive need not know what the note refers to
+    otherwise. Notes among what was given stay. The order of it does not matter.
+    """
+    replaced = sorted(
+        {ref for ref in given if ref.kind is not ResultKind.REJECTION},
+        key=lambda ref: ref.sop_instance_uid,
+    )
     if not replaced:
         raise Fatal("there is no earlier result: a rejection note has nothing to refer to")
-    uids = answer.uids(ResultKind.REJECTION)
+    form = _form(replaced)
+    uids = answer.uids(ResultKind.REJECTION, form)
     model = answer.model
     dataset = new_document(
         answer.first,
@@ -55,12 +64,18 @@ def encode_rejection(answer: Answer) -> ResultObject:
     )
     ref = ObjectRef(
         ResultKind.REJECTION,
-        "",
+        form,
         KeyObjectSelectionDocumentStorage,
         uids.series_instance_uid,
         uids.sop_instance_uid,
     )
     return ResultObject(ref, (file_bytes(dataset),))
+
+
+def _form(replaced: Sequence[ObjectRef]) -> str:
+    """A short digest of what is rejected: a note of other objects is another document."""
+    named = "\n".join(ref.sop_instance_uid for ref in replaced)
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def _content(model: Model, replaced: Sequence[ObjectRef]) -> Iterator[Any]:
