@@ -37,6 +37,9 @@ class Stored:
 # says nothing new; of what it means by its numbers up to 0xA779, none is that resources are short.
 _STORED: Final = {
     0x0000: "",
+    0x0001: "it does not know some optional elements",
+    0x0107: "it remarks on some elements",
+    0x0116: "it finds a value out of range",
     0xB000: "some elements were changed",
     0xB006: "some elements were discarded",
     0xB007: "it finds that the data set does not match its SOP Class",
@@ -59,6 +62,7 @@ _FOR_A_PERSON: Final = {
     0xA778: "knows the study under another patient; reconcile them there, then resend",
     0xA779: "has other attributes of this patient; reconcile them there, then resend",
 }
+_WARNINGS: Final = range(0xB000, 0xC000)  # PS3.7 Annex C: done, with a warning
 _OUT_OF_RESOURCES: Final = range(0xA700, 0xA800)
 _DOES_NOT_MATCH: Final = range(0xA900, 0xAA00)
 _CANNOT_UNDERSTAND: Final = range(0xC000, 0xD000)
@@ -77,8 +81,9 @@ _REASONS: Final = {
 def meaning(peer: Peer, status: int, comment: str = "") -> tuple[Outcome, str]:
     """What a Status, or a Failure Reason of STOW-RS, means; in words."""
     words = in_hexadecimal(status, comment)
-    if status in _STORED:
-        return Outcome.STORED, ": ".join(filter(None, (f"stored, {words}", _STORED[status])))
+    if status in _STORED or status in _WARNINGS:
+        remark = _STORED.get(status, "with a warning; see its log")
+        return Outcome.STORED, ": ".join(filter(None, (f"stored, {words}", remark)))
     if status in _OUT_OF_RESOURCES and status not in _FOR_A_PERSON:
         return Outcome.TEMPORARY, f"{peer} is out of resources: {words}"
     if status in _FOR_LATER:
