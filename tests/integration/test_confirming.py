@@ -37,6 +37,7 @@ from tests.stored import segmentation_of, segmented
 
 US = AETitle("SEGNODE")
 ANSWER_SECONDS = 1.0
+UNASKED_SECONDS = 0.5
 NOTHING_KEPT, ALL_KEPT = "nothing", "all"
 
 
@@ -115,7 +116,8 @@ class World:
 
 
 @contextmanager
-def delivering(folder: Path, archive: Archive) -> Iterator[World]:
+def delivering(folder: Path, archive: Archive, asked_at: str = "") -> Iterator[World]:
+    """asked_at: the host where the Peer is asked to confirm, in place of its own."""
     accepts = [
         (SegmentationStorage, BOTH),
         (StudyRootQueryRetrieveInformationModelFind, BOTH),
@@ -126,14 +128,18 @@ def delivering(folder: Path, archive: Archive) -> Iterator[World]:
     database.migrate(engine)
     with scripted_peer(accepts=accepts, handlers=handlers) as (peer, received):
         try:
-            yield _world(folder, engine, replace(peer, commitment=True), received)
+            peer = replace(peer, commitment=True)
+            asked = replace(peer, host=asked_at or peer.host)
+            yield _world(folder, engine, peer, asked, received)
         finally:
             for thread in archive.reports:
                 thread.join(5)
             engine.dispose()
 
 
-def _world(folder: Path, engine: sqlalchemy.Engine, peer: Peer, received: Received) -> World:
+def _world(
+    folder: Path, engine: sqlalchemy.Engine, peer: Peer, asked: Peer, received: Received
+) -> World:
     jobs, deliveries, outbox = JobStore(engine), DeliveryStore(engine), Outbox(folder)
     job = _queued(engine, (peer.name,))
     first = segmentation_of(job)
@@ -141,7 +147,7 @@ def _world(folder: Path, engine: sqlalchemy.Engine, peer: Peer, received: Receiv
     for ref in (first, second):
         outbox.write(job.id, ResultObject(ref, (part_10(ref),)))
     segmented(jobs, job, time.time(), second)
-    confirming = Confirming(deliveries, jobs, peer, US, ANSWER_SECONDS)
+    confirming = Confirming(deliveries, jobs, asked, US, ANSWER_SECONDS, UNASKED_SECONDS)
     lane = DeliverLane(0, InHand(), deliveries, outbox, peer, US, Pauses(0.1, 0.2), confirming)
     return World(jobs, deliveries, lane, received, job.id)
 
@@ -174,10 +180,27 @@ def test_where_no_report_comes_the_object_is_looked_for(tmp_path: Path) -> None:
         assert set(world.answers()) == {"stored, 0x0000; confirmed: the Peer finds it"}
 
 
-def test_a_peer_that_knows_no_commitment_is_asked_at_once_what_it_holds(tmp_path: Path) -> None:
-    with delivering(tmp_path, Archive([None], commits=False)) as world:
+def test_a_peer_that_knows_no_commitment_has_time_to_index_what_it_stored(tmp_path: Path) -> None:
+    archive = Archive([None], commits=False, finds=False)
+    with delivering(tmp_path, archive) as world:
+        for _ in range(3):
+            world.lane.step()
+        assert world.states() == ["stored", "stored"]
+        archive.finds = True
         world.until(lambda: world.state() is JobState.DELIVERED, "the fallback")
         assert all("confirmed: the Peer finds it" in str(one) for one in world.answers())
+        assert {one.attempts for one in world.jobs.deliveries(world.job_id)} == {1}
+
+
+def test_what_nobody_expects_of_a_question_is_said_and_asked_again(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([None]), asked_at="x" * 300) as world:  # a UnicodeError
+        world.lane.step()
+        assert world.states() == ["stored", "stored"]
+        assert "label too long" in str(world.answers()[0])
+        said = "stored, not confirmed yet: UnicodeError"
+        world.until(lambda: said in str(world.answers()[1]), "the question")
+        deliveries = world.jobs.deliveries(world.job_id)
+        assert all(one.not_before > time.time() + 30 for one in deliveries)
 
 
 def test_success_in_word_only_is_found_out_and_the_object_sent_again(tmp_path: Path) -> None:
