@@ -72,8 +72,9 @@ class Confirming:
             return []
         if report is None:
             return []
+        by = {self.peer.name}
         return self.deliveries.committed(
-            transaction_uid, report.committed, report.failed, time.time()
+            transaction_uid, report.committed, report.failed, time.time(), by
         )
 
     def look(self, job: Job, stored: Sequence[Delivery]) -> list[Job | None]:

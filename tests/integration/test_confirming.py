@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
@@ -18,12 +19,15 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
 )
+from structlog.testing import capture_logs
 
+from node.core.commitment import Reference, Report
 from node.core.job import JobState
 from node.core.names import AETitle, SOPInstanceUID
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import ResultObject
 from node.dicom.scu.peer import Peer
+from node.lanes.commit import taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.store import database
@@ -212,6 +216,30 @@ def test_success_in_word_only_is_found_out_and_the_object_sent_again(tmp_path: P
         archive.finds = True
         world.until(lambda: world.state() is JobState.DELIVERED, "the second attempt")
         assert {one.attempts for one in world.jobs.deliveries(world.job_id)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("reporting", "title", "warns"),
+    [("", "PACS", False), ("", "ARCHIVE", True), ("ARCHIVE", "ARCHIVE", False)],
+)
+def test_a_report_settles_what_its_title_was_asked_for_and_else_the_log_names_both(
+    tmp_path: Path, reporting: str, title: str, warns: bool
+) -> None:
+    with delivering(tmp_path, Archive([None])) as world:
+        world.lane.step()
+        sent = world.jobs.deliveries(world.job_id)
+        items = [Reference(str(SegmentationStorage), str(one.sop_instance_uid)) for one in sent]
+        report = Report(title, str(sent[0].transaction_uid), 1.0, items, [])
+        peer = Peer(
+            sent[0].peer, AETitle("PACS"), "h", 1, commitment_ae_title=AETitle(reporting) or None
+        )
+        with capture_logs() as logs:
+            taking_reports(world.deliveries, [peer])(report, time.time())
+        assert world.states() == (["stored", "stored"] if warns else ["done", "done"])
+        said = [one for one in logs if one["log_level"] == "warning"]
+        assert [(one["reported_by"], one["peer"], one["awaited_from"]) for one in said] == (
+            [("ARCHIVE", peer.name, "PACS")] if warns else []
+        )
 
 
 def test_a_result_that_is_purged_meanwhile_fails_with_the_reason(tmp_path: Path) -> None:
