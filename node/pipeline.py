@@ -9,7 +9,7 @@
 Each may run twice: a process that dies in the middle of one begins it again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,11 +124,13 @@ def segment(
     watch: Watch,
     predecessors: Sequence[ObjectRef] = (),
     given: Collection[SOPInstanceUID] = (),
+    rejects: Iterable[Sequence[ObjectRef]] = (),
 ) -> list[ObjectRef]:
     """The closed Series of one Job through its Model: instance files in, result files out.
 
     wants: what its Peers get. predecessors: the objects that a Peer may have, and which these take
-    the place of. given: those of this Job that a Peer may have. Returns the objects of the Job.
+    the place of. given: those of this Job that a Peer may have. rejects: see make_objects. Returns
+    the objects of the Job.
     """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
@@ -140,7 +142,7 @@ def segment(
         labelled, series[0], model, job.identity, job.created_at, predecessors, job.verdict
     )
     made = []
-    for one in make_objects(answer, wants, watch.enter):
+    for one in make_objects(answer, wants, watch.enter, rejects):
         watch.enter("write")
         outbox.write(job.id, one, given=one.ref.sop_instance_uid in given)
         for warning in one.warnings:
