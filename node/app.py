@@ -99,6 +99,7 @@ class Node:
         models = models_of(config)
         routes = routes_of(config, models)
         _say_what_is_assumed(models)
+        _say_who_gets_nothing(config)
         data_dir = config.node.data_dir
         cache = data_dir / "cache"
         _make_folder(data_dir, "node.data_dir")
@@ -215,7 +216,7 @@ class Node:
         section = self._config.dicom
         accept_from = accepted_titles(self._config)
         if accept_from is not None and not accept_from:  # pynetdicom would take it for anyone
-            raise ConfigError('dicom.accept_from: nobody may send; name a peer, or ["*"]')
+            raise ConfigError(why_nobody(self._config))
         if accept_from is None:
             log.warning("any AE Title may send: dicom.accept_from is *")
         receiver = Receiver(receiver_settings(self._config), recording.wake)
@@ -325,6 +326,18 @@ def _say_what_is_assumed(models: Mapping[str, Model]) -> None:
             )
 
 
+def _say_who_gets_nothing(config: Config) -> None:
+    for name in gets_nothing(config):
+        log.warning("a route sends to a peer that gets nothing: see its results", peer=name)
+
+
+def gets_nothing(config: Config) -> Sequence[str]:
+    """The Peers that a Route sends to and whose settings leave no object that they could get."""
+    wants = wants_by_peer(config)
+    named = {name for route in config.routes for name in route.send_to}
+    return sorted(name for name in named if wants[name].nothing)
+
+
 def routes_of(config: Config, models: Mapping[str, Model]) -> Sequence[Route]:
     """The Routes of the configuration. Raises ConfigError."""
     return with_models([route_of(section) for section in config.routes], models)
@@ -364,6 +377,19 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     peers = [config.peers[name] for name in (config.peers if names is None else names)]
     titles = [title for peer in peers for title in (peer.ae_title, peer.commitment_ae_title)]
     return {AETitle(title) for title in titles if title is not None}
+
+
+def why_nobody(config: Config) -> str:
+    """Why no calling AE title is accepted, where accepted_titles are none."""
+    so = "nobody may send to the node"
+    if config.dicom.accept_from is not None:
+        return f'{so}: dicom.accept_from is empty; name a peer, or ["*"]'
+    if not config.peers:
+        return f"{so}: there are no peers; add a [peers.NAME] for the one that sends"
+    return (
+        f"{so}: no peer has an ae_title; add a [peers.NAME] with that of the one that sends, or "
+        'set dicom.accept_from = ["*"]'
+    )
 
 
 def receiver_settings(config: Config) -> Settings:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from node import app
 from node.check_peers import check_peers
+from node.check_results import without_effect
 from node.core.config import Config
 from node.core.errors import ConfigError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
-from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
+from node.dicom.receiver.negotiation import DEFLATED_REASON
 from node.dicom.routing import with_models
 from node.dicom.tls import server_context
+from node.dicom.uid_names import uid_name
 from node.finding import Finding, Verdict
 from node.inference import devices
 from node.inference.model import load_model
@@ -34,6 +36,7 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _routes(config, models)
     yield from _listening(config)
     yield from _negotiation(config)
+    yield from without_effect(config)
     needed = {name for route in config.routes for name in route.send_to}
     yield from check_peers(
         app.peers_of(config),
@@ -168,7 +171,7 @@ def _listening(config: Config) -> Iterator[Finding]:
     if accepted is None:
         yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
     elif not accepted:
-        yield Finding("FAULT", "node", "nobody may send: there are no peers")
+        yield Finding("FAULT", "node", app.why_nobody(config))
 
 
 def _port(config: Config, port: int, how: str) -> Finding:

@@ -16,6 +16,8 @@ ROWS = [
         "cli_purge",
         "routed",
         "chosen",
+        "check_results",
+        "show_jobs",
     }
     | {"opened"},
     {"lanes"},
