@@ -94,6 +94,7 @@ def require_segments(
     expected = left[: len(items)]
     for number, (item, segment) in enumerate(zip(items, expected, strict=True), start=1):
         _require_segment(item, number, segment)
+        _require_said(item, segment, form)
     _require_profile(header, items, answer.model.profile)
     return dict(enumerate(expected, start=1))
 
@@ -117,6 +118,13 @@ def _require_segment(item: Dataset, number: int, segment: Segment) -> None:
         (kind[0].get("SegmentedPropertyTypeModifierCodeSequence"), segment.laterality),
     ):
         require_code(sequence, code, f"Segment {number}", wrong)
+
+
+def _require_said(item: Dataset, segment: Segment, form: SegForm) -> None:
+    """A region's probability is that of the whole; the Segment of its rest must say so."""
+    whole = form.type is SegType.FRACTIONAL and segment.covered
+    if whole is not ("whole region" in str(item.get("SegmentDescription", ""))):
+        raise wrong(f"Segment {item.SegmentNumber} does not say which part of a region it shows")
 
 
 def _require_profile(header: Dataset, items: Sequence[Dataset], profile: Profile) -> None:
