@@ -37,7 +37,7 @@ from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import store
-from node.dicom.series import SourceSeries
+from node.dicom.series import SourceSeries, used
 from node.ordering import Starts, accepted, starts
 from node.recording import Commitment, Mapper, Recorded, committed, opened, placed
 from node.store.series import SeriesStore, StoredSeries
@@ -153,11 +153,15 @@ def segment(
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """What the Model makes of Series. volume: of the first channel, whose grid the labels have."""
+    """What the Model makes of Series. volume: of the first channel, whose grid the labels have.
+
+    others: the Series of further channels, as far as they were used.
+    """
 
     stack: Stack
     volume: Volume
     predicted: LabelMap
+    others: tuple[SourceSeries, ...] = ()
 
 
 def label(
@@ -178,7 +182,8 @@ def label(
     volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
     predicted = engine.segment(volumes, model, watch.tell, probabilities)
-    return Labelled(stacks[0], volumes[0], predicted)
+    others = [used(one, made.planes) for one, made in zip(series, stacks, strict=True)][1:]
+    return Labelled(stacks[0], volumes[0], predicted, tuple(others))
 
 
 def answer_of(
@@ -207,6 +212,7 @@ def answer_of(
         predecessors=tuple(predecessors),
         verdict=verdict,
         probabilities=label_map.probabilities,
+        others=labelled.others,
     )
 
 
