@@ -374,7 +374,8 @@ def accepted_titles(config: Config) -> set[AETitle] | None:
     names = config.dicom.accept_from
     if names is not None and "*" in names:
         return None
-    titles = {config.peers[name].ae_title for name in (config.peers if names is None else names)}
+    peers = [config.peers[name] for name in (config.peers if names is None else names)]
+    titles = [title for peer in peers for title in (peer.ae_title, peer.commitment_ae_title)]
     return {AETitle(title) for title in titles if title is not None}
 
 
@@ -403,7 +404,7 @@ def receiver_settings(config: Config) -> Settings:
         transfer_syntaxes=kinds.transfer_syntaxes,
         accept_from=None if titles is None else sorted(titles),
         check_called_ae_title=dicom.check_called_ae_title,
-        echo_only=[p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store],
+        echo_only=_may_not_store(config),
         tls_only=_tls_only(config),
         commits_to=_commits_to(config),
         tls=_tls_files(dicom.tls) if dicom.tls.listens else None,
@@ -419,6 +420,14 @@ def receiver_settings(config: Config) -> Settings:
     )
 
 
+def _may_not_store(config: Config) -> Sequence[str]:
+    """Of those that may associate; a title that only reports commitments is no sender."""
+    own = [p.ae_title for p in config.peers.values() if p.ae_title and not p.may_store]
+    senders = set(_commits_to(config))
+    reporting = {p.commitment_ae_title for p in config.peers.values() if p.commitment_ae_title}
+    return own if accepted_titles(config) is None else [*own, *sorted(reporting - senders)]
+
+
 def _commits_to(config: Config) -> Sequence[str]:
     """Who may ask us for Storage Commitment: who may store, and can be answered."""
     return [p.ae_title for p in config.peers.values() if p.ae_title and p.may_store]
@@ -426,8 +435,9 @@ def _commits_to(config: Config) -> Sequence[str]:
 
 def _tls_only(config: Config) -> Sequence[str]:
     """Who may not come over the plain port; nobody where there is no other."""
-    secure = [p.ae_title for p in config.peers.values() if p.ae_title and p.tls]
-    return secure if config.dicom.tls.listens else []
+    secure = [p for p in config.peers.values() if p.tls]
+    titles = [title for p in secure for title in (p.ae_title, p.commitment_ae_title) if title]
+    return titles if config.dicom.tls.listens else []
 
 
 def _tls_files(section: TlsSection) -> TlsFiles:
@@ -453,6 +463,7 @@ def _peer(name: str, section: PeerSection, ours: TlsSection) -> Peer:
         web=_web(section, ours) if section.url else None,
         commitment=section.commitment,
         max_associations=section.max_associations,
+        commitment_ae_title=AETitle(section.commitment_ae_title or "") or None,
     )
 
 

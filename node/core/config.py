@@ -167,6 +167,7 @@ class PeerSection(Section):
     queries_per_second: float = Field(20.0, gt=0)
     may_store: bool = True
     commitment: bool = False
+    commitment_ae_title: AETitleText | None = None  # that of the Peer itself
     max_associations: int = Field(1, ge=1, le=50)
     tls: bool = False
     tls_ca: Path | None = None

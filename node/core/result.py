@@ -5,6 +5,8 @@ docs/peers.md for who needs what). Objects of another form are other objects: th
 same Model and the same form always name the same SOP Instance UID.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,7 +104,8 @@ class Wants:
 class ObjectRef:
     """A result object by name: enough to refer to it, to deliver it, and to ask for it.
 
-    form: the SegForm.name of a Segmentation, or of the one that a Report refers to.
+    form: the SegForm.name of a Segmentation, or of the one that a Report refers to; of a note of
+    rejection a digest of what it rejects.
     """
 
     kind: ResultKind
@@ -110,6 +113,21 @@ class ObjectRef:
     sop_class_uid: str
     series_instance_uid: SeriesInstanceUID
     sop_instance_uid: SOPInstanceUID
+
+
+def rejected(given: Iterable[ObjectRef]) -> list[ObjectRef]:
+    """What a note of rejection names of the objects that a Peer was given, in its order.
+
+    Notes among them stay.
+    """
+    named = {ref for ref in given if ref.kind is not ResultKind.REJECTION}
+    return sorted(named, key=lambda ref: ref.sop_instance_uid)
+
+
+def rejection_form(given: Iterable[ObjectRef]) -> str:
+    """ObjectRef.form of the note that rejects these: one of other objects is another document."""
+    named = "\n".join(ref.sop_instance_uid for ref in rejected(given))
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

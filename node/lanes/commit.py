@@ -41,6 +41,7 @@ def taking_reports(
     deliveries: DeliveryStore, peers: Collection[Peer]
 ) -> Callable[[Report, float], None]:
     """What a Peer says of Instances that we sent to it settles their Deliveries; no other's do."""
+    awaited_from = {one.name: one.reports_as for one in peers}
 
     def take(report: Report, now: float) -> None:
         kept = [one.sop_instance_uid for one in report.committed]
@@ -48,11 +49,27 @@ def taking_reports(
             SOPInstanceUID(one.sop_instance_uid): reason_in_words(one.reason or 0)
             for one in report.failed
         }
-        by = {one.name for one in peers if one.ae_title == report.calling_ae_title}
+        by = {name for name, title in awaited_from.items() if title == report.calling_ae_title}
+        asked = {one.peer for one in deliveries.unconfirmed(report.transaction_uid)}
+        for peer in sorted(asked - by):
+            _warn_of_a_stranger(report, peer, awaited_from.get(peer))
         for job in deliveries.committed(report.transaction_uid, kept, failed, now, by):
             tell_state(job)
 
     return take
+
+
+def _warn_of_a_stranger(report: Report, peer: str, awaited_from: AETitle | None) -> None:
+    log.warning(
+        "a commitment report is not taken: its AE title is not that of the peer that was asked; "
+        f"if it is the peer's, write it as peers.{peer}.commitment_ae_title",
+        reported_by=report.calling_ae_title,
+        peer=peer,
+        awaited_from=awaited_from,  # None: it is not in the configuration any more
+        transaction_uid=report.transaction_uid,
+        committed=len(report.committed),
+        failed=len(report.failed),
+    )
 
 
 class CommitmentLane(Lane):

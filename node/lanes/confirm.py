@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import structlog
 
 from node.core.delivery import Delivery
-from node.core.errors import Fatal, Temporary
+from node.core.errors import Fatal, SegnodeError
 from node.core.job import Job
 from node.core.names import AETitle
 from node.core.result import ObjectRef
+from node.core.text import clean
 from node.core.uids import derive_uid
 from node.dicom.scu.commitment import ask
 from node.dicom.scu.peer import Peer
@@ -25,18 +26,23 @@ from node.store.jobs import JobStore
 log = structlog.get_logger()
 
 ON_THE_SAME_ASSOCIATION_SECONDS = 2.0  # for an answer before we release
+UNASKED_SECONDS = 10.0  # for a Peer that knows no commitment to index what it stored
 _AGAIN_SECONDS = 60.0  # between two questions to a Peer that cannot be asked
 
 
 @dataclass(frozen=True)
 class Confirming:
-    """Asks one Peer. wait_seconds: for its answer, before the object is looked for."""
+    """Asks one Peer. wait_seconds: for its answer, before the object is looked for.
+
+    unasked_seconds: in its place where the Peer cannot be asked; no more than that.
+    """
 
     deliveries: DeliveryStore
     jobs: JobStore
     peer: Peer
     calling_ae_title: AETitle
     wait_seconds: float
+    unasked_seconds: float = UNASKED_SECONDS
 
     def begin(self, deliveries: Sequence[Delivery], now: float) -> str:
         """The transaction in which these are confirmed, should the Peer store them."""
@@ -59,14 +65,17 @@ class Confirming:
                 refs,
                 ON_THE_SAME_ASSOCIATION_SECONDS,
             )
-        except (Temporary, Fatal) as error:
-            for one in stored:  # it is looked for at once, where it cannot be asked
-                self.deliveries.ask_later(one, time.time(), f"{one.answer}; {error}", time.time())
+        except Exception as error:  # whatever it is, the Peer has what it stored
+            look_at = time.time() + min(self.unasked_seconds, self.wait_seconds)
+            why = self._why(error)
+            for one in stored:
+                self.deliveries.ask_later(one, look_at, f"{one.answer}; {why}", time.time())
             return []
         if report is None:
             return []
+        by = {self.peer.name}
         return self.deliveries.committed(
-            transaction_uid, report.committed, report.failed, time.time()
+            transaction_uid, report.committed, report.failed, time.time(), by
         )
 
     def look(self, job: Job, stored: Sequence[Delivery]) -> list[Job | None]:
@@ -82,17 +91,24 @@ class Confirming:
     def _look(self, one: Delivery, ref: ObjectRef, study: str) -> Job | None:
         try:
             found = holds(self.peer, self.calling_ae_title, study, ref)
-        except Temporary as error:
-            again = time.time() + _AGAIN_SECONDS
-            words = f"stored, not confirmed yet: {error}"
-            self.deliveries.ask_later(one, again, words, time.time())
-            return None
         except Fatal as error:
             words = f"not confirmed: {error}"
             return self.deliveries.unconfirmable(one, words, time.time())
+        except Exception as error:  # Temporary, or whatever a Peer's answer does to a decoder
+            words, now = f"stored, not confirmed yet: {self._why(error)}", time.time()
+            log.warning(words, job=one.job_id, object=one.kind.value, peer=self.peer.name)
+            self.deliveries.ask_later(one, now + _AGAIN_SECONDS, words, now)
+            return None
         if found:
             return self.deliveries.confirmed(one, "confirmed: the Peer finds it", time.time())
         log.warning("the peer does not hold what it stored", job=one.job_id, peer=self.peer.name)
         words = f"{self.peer.name} answered success and does not find it; it is sent again"
         self.deliveries.lost(one, words, time.time())
         return None
+
+    def _why(self, error: Exception) -> str:
+        """In words; the traceback of what nobody expects goes to the log."""
+        if isinstance(error, SegnodeError):
+            return str(error)
+        log.error("a peer cannot be asked to confirm", peer=self.peer.name, exc_info=error)
+        return clean(f"{type(error).__name__}: {error}")[:200]

@@ -213,17 +213,17 @@ class DeliveryStore:
         kept: Collection[str],
         failed: Mapping[SOPInstanceUID, str],
         now: float,
-        by: Collection[str] | None = None,
+        by: Collection[str],
     ) -> list[Job]:
         """A Storage Commitment Result (PS3.4 J.3.3) has come. Returns the Jobs that this ends.
 
         failed: the reason in words by SOP Instance UID; these are sent again. by: the Peers that
-        may have said so; None for the one that was asked. What the report does not mention, and
-        what is of no request of ours to them, stays as it is.
+        may have said so. What the report does not mention, and what is of no request of ours to
+        them, stays as it is.
         """
         finished = []
         for one in self.unconfirmed(transaction_uid):
-            if by is not None and one.peer not in by:
+            if one.peer not in by:
                 continue
             if one.sop_instance_uid in failed:
                 reason = failed[one.sop_instance_uid]

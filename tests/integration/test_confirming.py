@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy
 from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
@@ -18,12 +19,16 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
 )
+from structlog.testing import capture_logs
 
+from node.core.commitment import Reference, Report
+from node.core.errors import Fatal
 from node.core.job import JobState
 from node.core.names import AETitle, SOPInstanceUID
 from node.dicom.outbox import Outbox
 from node.dicom.results.answer import ResultObject
 from node.dicom.scu.peer import Peer
+from node.lanes.commit import taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.store import database
@@ -37,6 +42,7 @@ from tests.stored import segmentation_of, segmented
 
 US = AETitle("SEGNODE")
 ANSWER_SECONDS = 1.0
+UNASKED_SECONDS = 0.5
 NOTHING_KEPT, ALL_KEPT = "nothing", "all"
 
 
@@ -115,7 +121,8 @@ class World:
 
 
 @contextmanager
-def delivering(folder: Path, archive: Archive) -> Iterator[World]:
+def delivering(folder: Path, archive: Archive, asked_at: str = "") -> Iterator[World]:
+    """asked_at: the host where the Peer is asked to confirm, in place of its own."""
     accepts = [
         (SegmentationStorage, BOTH),
         (StudyRootQueryRetrieveInformationModelFind, BOTH),
@@ -126,14 +133,18 @@ def delivering(folder: Path, archive: Archive) -> Iterator[World]:
     database.migrate(engine)
     with scripted_peer(accepts=accepts, handlers=handlers) as (peer, received):
         try:
-            yield _world(folder, engine, replace(peer, commitment=True), received)
+            peer = replace(peer, commitment=True)
+            asked = replace(peer, host=asked_at or peer.host)
+            yield _world(folder, engine, peer, asked, received)
         finally:
             for thread in archive.reports:
                 thread.join(5)
             engine.dispose()
 
 
-def _world(folder: Path, engine: sqlalchemy.Engine, peer: Peer, received: Received) -> World:
+def _world(
+    folder: Path, engine: sqlalchemy.Engine, peer: Peer, asked: Peer, received: Received
+) -> World:
     jobs, deliveries, outbox = JobStore(engine), DeliveryStore(engine), Outbox(folder)
     job = _queued(engine, (peer.name,))
     first = segmentation_of(job)
@@ -141,7 +152,7 @@ def _world(folder: Path, engine: sqlalchemy.Engine, peer: Peer, received: Receiv
     for ref in (first, second):
         outbox.write(job.id, ResultObject(ref, (part_10(ref),)))
     segmented(jobs, job, time.time(), second)
-    confirming = Confirming(deliveries, jobs, peer, US, ANSWER_SECONDS)
+    confirming = Confirming(deliveries, jobs, asked, US, ANSWER_SECONDS, UNASKED_SECONDS)
     lane = DeliverLane(0, InHand(), deliveries, outbox, peer, US, Pauses(0.1, 0.2), confirming)
     return World(jobs, deliveries, lane, received, job.id)
 
@@ -174,10 +185,27 @@ def test_where_no_report_comes_the_object_is_looked_for(tmp_path: Path) -> None:
         assert set(world.answers()) == {"stored, 0x0000; confirmed: the Peer finds it"}
 
 
-def test_a_peer_that_knows_no_commitment_is_asked_at_once_what_it_holds(tmp_path: Path) -> None:
-    with delivering(tmp_path, Archive([None], commits=False)) as world:
+def test_a_peer_that_knows_no_commitment_has_time_to_index_what_it_stored(tmp_path: Path) -> None:
+    archive = Archive([None], commits=False, finds=False)
+    with delivering(tmp_path, archive) as world:
+        for _ in range(3):
+            world.lane.step()
+        assert world.states() == ["stored", "stored"]
+        archive.finds = True
         world.until(lambda: world.state() is JobState.DELIVERED, "the fallback")
         assert all("confirmed: the Peer finds it" in str(one) for one in world.answers())
+        assert {one.attempts for one in world.jobs.deliveries(world.job_id)} == {1}
+
+
+def test_what_nobody_expects_of_a_question_is_said_and_asked_again(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([None]), asked_at="x" * 300) as world:  # a UnicodeError
+        world.lane.step()
+        assert world.states() == ["stored", "stored"]
+        assert "label too long" in str(world.answers()[0])
+        said = "stored, not confirmed yet: UnicodeError"
+        world.until(lambda: said in str(world.answers()[1]), "the question")
+        deliveries = world.jobs.deliveries(world.job_id)
+        assert all(one.not_before > time.time() + 30 for one in deliveries)
 
 
 def test_success_in_word_only_is_found_out_and_the_object_sent_again(tmp_path: Path) -> None:
@@ -189,6 +217,45 @@ def test_success_in_word_only_is_found_out_and_the_object_sent_again(tmp_path: P
         archive.finds = True
         world.until(lambda: world.state() is JobState.DELIVERED, "the second attempt")
         assert {one.attempts for one in world.jobs.deliveries(world.job_id)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("reporting", "title", "warns"),
+    [("", "PACS", False), ("", "ARCHIVE", True), ("ARCHIVE", "ARCHIVE", False)],
+)
+def test_a_report_settles_what_its_title_was_asked_for_and_else_the_log_names_both(
+    tmp_path: Path, reporting: str, title: str, warns: bool
+) -> None:
+    with delivering(tmp_path, Archive([None])) as world:
+        world.lane.step()
+        sent = world.jobs.deliveries(world.job_id)
+        items = [Reference(str(SegmentationStorage), str(one.sop_instance_uid)) for one in sent]
+        report = Report(title, str(sent[0].transaction_uid), 1.0, items, [])
+        peer = Peer(
+            sent[0].peer, AETitle("PACS"), "h", 1, commitment_ae_title=AETitle(reporting) or None
+        )
+        with capture_logs() as logs:
+            taking_reports(world.deliveries, [peer])(report, time.time())
+        assert world.states() == (["stored", "stored"] if warns else ["done", "done"])
+        said = [one for one in logs if one["log_level"] == "warning"]
+        assert [(one["reported_by"], one["peer"], one["awaited_from"]) for one in said] == (
+            [("ARCHIVE", peer.name, "PACS")] if warns else []
+        )
+
+
+def test_one_file_that_is_gone_keeps_no_other_object_from_being_sent(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([ALL_KEPT])) as world:
+        first, second = world.jobs.deliveries(world.job_id)
+        (path,) = (tmp_path / "results").rglob(f"{first.sop_instance_uid}.dcm")
+        path.unlink()
+        world.lane.step()
+        assert world.states() == ["failed", "done"]
+        rerun = f"is gone; run the Job again: segnode jobs rerun {world.job_id}"
+        assert world.answers()[0] == f"the result {path} {rerun}"
+        with pytest.raises(Fatal, match=rerun):
+            Outbox(tmp_path).require(
+                world.job_id, [second.sop_instance_uid, first.sop_instance_uid]
+            )
 
 
 def test_a_result_that_is_purged_meanwhile_fails_with_the_reason(tmp_path: Path) -> None:

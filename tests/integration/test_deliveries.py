@@ -109,7 +109,7 @@ def test_what_a_peer_does_not_keep_is_sent_again_after_a_pause(stores: Stores) -
     sent = the_one(stores.deliveries.take("a", NOW))
     stores.deliveries.stored(sent, "stored, 0x0000", "2.25.1", NOW + 60, NOW)
     failed = {sent.sop_instance_uid: "it does not have it"}
-    assert stores.deliveries.committed("2.25.1", [], failed, NOW + 1) == []
+    assert stores.deliveries.committed("2.25.1", [], failed, NOW + 1, {"a"}) == []
     (delivery,) = stores.of("a")
     assert delivery.state is DeliveryState.OPEN
     assert delivery.answer == "a does not keep it: it does not have it; it is sent again"
@@ -124,8 +124,9 @@ def test_a_report_on_a_request_of_before_changes_nothing(stores: Stores) -> None
     stores.deliveries.lost(sent, "it is gone", NOW + 61)
     again = the_one(stores.deliveries.take("a", NOW + 100))
     stores.deliveries.stored(again, "stored", "2.25.2", NOW + 200, NOW + 100)
-    assert stores.deliveries.committed("2.25.1", [sent.sop_instance_uid], {}, NOW + 101) == []
-    assert stores.deliveries.committed("9.9.9", [sent.sop_instance_uid], {}, NOW + 101) == []
+    kept = [sent.sop_instance_uid]
+    assert stores.deliveries.committed("2.25.1", kept, {}, NOW + 101, {"a"}) == []
+    assert stores.deliveries.committed("9.9.9", kept, {}, NOW + 101, {"a"}) == []
     assert stores.states("a") == ["stored"]
 
 

@@ -15,6 +15,8 @@ from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
+from node.app import receiver_settings
+from node.core import config
 from node.core.commitment import SOP_CLASS, SOP_INSTANCE
 from node.dicom.receiver import commitment
 from tests.receiving import RawPeer, Receiving, p_data, pdv, receiving
@@ -315,3 +317,20 @@ def test_on_the_context_of_another_class_it_is_refused_and_starts_no_thread(
         assert {peer.status() for _ in range(50)} == {0x0118}
         assert here.threads() < 10
         peer.release()
+
+
+def test_who_reports_under_another_title_is_let_in_for_that_alone(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(
+        '[peers.pacs]\nae_title = "PACS"\nhost = "h"\nport = 104\n'
+        'commitment = true\ncommitment_ae_title = "ARCHIVE"\n'
+    )
+    told = receiver_settings(config.load(path))
+    (instance,) = make_series(slices=1)
+    with receiving(tmp_path, accept_from=told.accept_from, echo_only=told.echo_only) as here:
+        with _committing(here.port, "ARCHIVE", as_scp=True) as one:
+            assert _report(one, _told("1.2.3", referenced=[_item("1.1")])) == 0x0000
+            assert one.send_c_store(instance).Status == 0x0124
+        with _committing(here.port, "PACS") as one:
+            assert one.send_c_store(instance).Status == 0x0000
+        assert _only(here, "commit")["calling_ae_title"] == "ARCHIVE"

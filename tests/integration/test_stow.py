@@ -65,8 +65,6 @@ def test_files_arrive_bit_for_bit_and_each_is_answered(files: list[Path]) -> Non
         (lambda u: stored(u, 0xB000), STORED, "stored, 0xB000: some elements were changed"),
         (lambda u: stored(u, 0xB007), STORED, "stored, 0xB007"),
         (lambda u: (202, stored(u, 0xB006)[1], {}), STORED, "stored, 0xB006"),
-        (lambda u: (200, b"", {}), STORED, "stored, HTTP 200"),
-        (lambda u: (200, b"<xml/>", {}), STORED, "stored, HTTP 200"),
         (lambda u: failed(u, 0x0111), STORED, "0x0111: it had it already"),
         (lambda u: failed(u, 0xA700), TEMPORARY, "is out of resources: 0xA700"),
         (lambda u: failed(u, 0xA700, 202), TEMPORARY, "is out of resources: 0xA700"),
@@ -100,6 +98,64 @@ def test_what_is_said_of_one_object_is_its_own(
     assert _outcomes(answers) == [STORED, outcome, STORED]
     assert sentence in answers[1].answer
     assert len(requests.files) == 3
+
+
+_LOGIN = b"<html><body>Please log in</body></html>"
+_OF_ANOTHER = stored("1.2.3")[1]
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"<xml/>", _LOGIN, b"[" * 200_000, _OF_ANOTHER])
+@pytest.mark.parametrize(
+    ("held", "outcome", "sentence"),
+    [
+        (True, STORED, "stored, HTTP 200; it does not say so, and holds it"),
+        (False, TEMPORARY, "HTTP 200 does not say that it was stored, and it is not there"),
+        (None, TEMPORARY, "HTTP 200 does not say that it was stored; nor"),
+    ],
+)
+def test_success_that_does_not_name_the_object_is_looked_after(
+    files: list[Path], said: object, held: bool | None, outcome: Outcome, sentence: str
+) -> None:
+    uid = _uid(files[0])
+    found = {True: [{"00080018": {"vr": "UI", "Value": [uid]}}], False: [], None: _LOGIN}[held]
+    with scripted_web(lambda of: (200, said if of else found, {})) as (url, requests):
+        (answer,) = store(files[:1], _peer(url), US)
+    assert answer.outcome is outcome
+    assert sentence in answer.answer
+    read = dcmread(files[0])
+    series = f"studies/{read.StudyInstanceUID}/series/{read.SeriesInstanceUID}"
+    assert requests.paths[1].startswith(f"/dicom-web/{series}/instances?")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[" * 200_000,
+        b'[{"a":' * 20_000,
+        b"null",
+        b"[1, null]",
+        b'"no"',
+        b"\xff\xfe[",
+        {"a": 1},
+        [{"00080018": 5}],
+        [{"00080018": {"Value": [{}]}}],
+        [{"00080018": {"Value": ["1.2.3"]}}],  # it was not asked for this one
+    ],
+)
+def test_an_odd_answer_to_a_question_is_no_answer(files: list[Path], said: object) -> None:
+    with (
+        scripted_web(lambda _: (200, said, {})) as (url, _),
+        pytest.raises(Fatal, match="does not answer as DICOMweb does; check the url here"),
+    ):
+        holds(_peer(url), US, "1.2", _ref(files[0]))
+
+
+@pytest.mark.parametrize("said", [(200, []), (200, b""), (204, b"")])
+def test_a_question_that_finds_nothing_is_answered_with_no(
+    files: list[Path], said: tuple[int, object]
+) -> None:
+    with scripted_web(lambda _: (*said, {})) as (url, _):
+        assert not holds(_peer(url), US, "1.2", _ref(files[0]))
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,19 @@ class Stored:
 
 
 # Stored, with a remark. 0x0111: it has this SOP Instance already (PS3.7 C.5.3), after a crash
-# between its answer and us.
+# between its answer and us. 0xA770, 0xA774: so dcm4chee answers a rejection note (IHE IOCM) that
+# says nothing new; of what it means by its numbers up to 0xA779, none is that resources are short.
 _STORED: Final = {
     0x0000: "",
+    0x0001: "it does not know some optional elements",
+    0x0107: "it remarks on some elements",
+    0x0116: "it finds a value out of range",
     0xB000: "some elements were changed",
     0xB006: "some elements were discarded",
     0xB007: "it finds that the data set does not match its SOP Class",
     0x0111: "it had it already",
+    0xA770: "it has been told already",
+    0xA774: "it has been told already",
 }
 _FOR_LATER: Final = {0x0110: "failed to process it", 0x0213: "is out of resources"}
 _FOR_A_PERSON: Final = {
@@ -47,7 +53,16 @@ _FOR_A_PERSON: Final = {
     0x0122: "does not support the SOP Class; enable it there, then resend",
     0x0124: "does not authorise us; let our AE title store there, then resend",
     0xC122: "does not take the Transfer Syntax; enable it there, then resend",
+    0xA771: "has rejected this object before; restore it there, then resend",
+    0xA772: "does not have what this note rejects; store that there first, then resend",
+    0xA773: "has what this note rejects under another SOP Class; see its log, then resend",
+    0xA775: "does not let us reject by its rules of retention; allow it there, then resend",
+    0xA776: "does not let us reject before its time of retention is over; resend after it",
+    0xA777: "misses the Patient ID; let it take objects without one, then resend",
+    0xA778: "knows the study under another patient; reconcile them there, then resend",
+    0xA779: "has other attributes of this patient; reconcile them there, then resend",
 }
+_WARNINGS: Final = range(0xB000, 0xC000)  # PS3.7 Annex C: done, with a warning
 _OUT_OF_RESOURCES: Final = range(0xA700, 0xA800)
 _DOES_NOT_MATCH: Final = range(0xA900, 0xAA00)
 _CANNOT_UNDERSTAND: Final = range(0xC000, 0xD000)
@@ -66,9 +81,10 @@ _REASONS: Final = {
 def meaning(peer: Peer, status: int, comment: str = "") -> tuple[Outcome, str]:
     """What a Status, or a Failure Reason of STOW-RS, means; in words."""
     words = in_hexadecimal(status, comment)
-    if status in _STORED:
-        return Outcome.STORED, ": ".join(filter(None, (f"stored, {words}", _STORED[status])))
-    if status in _OUT_OF_RESOURCES:
+    if status in _STORED or status in _WARNINGS:
+        remark = _STORED.get(status, "with a warning; see its log")
+        return Outcome.STORED, ": ".join(filter(None, (f"stored, {words}", remark)))
+    if status in _OUT_OF_RESOURCES and status not in _FOR_A_PERSON:
         return Outcome.TEMPORARY, f"{peer} is out of resources: {words}"
     if status in _FOR_LATER:
         return Outcome.TEMPORARY, f"{peer} {_FOR_LATER[status]}: {words}"

@@ -4,7 +4,6 @@ Files go as they lie, one to a request, so that each has an answer of its own an
 in memory; dicomweb-client asks the questions.
 """
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dicomweb_client.api import DICOMwebClient
 
 from node.core.errors import Fatal, Temporary
 from node.core.names import SOPInstanceUID
+from node.dicom.scu import dicom_json
 from node.dicom.scu.answers import Outcome, Stored, in_hexadecimal, meaning, not_sent
 from node.dicom.scu.http import Session
 from node.dicom.scu.instance import Instance
@@ -50,7 +50,12 @@ def holds(peer: Peer, study_uid: str, series_uid: str, instance_uid: str) -> boo
         found = client.search_for_instances(
             study_uid, series_uid, limit=2, search_filters={"SOPInstanceUID": instance_uid}
         )
-    return any(_first(one, _SOP_INSTANCE_UID) == instance_uid for one in _items(found))
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise ValueError("no data sets")
+        uids = [dicom_json.uid(one, _SOP_INSTANCE_UID) for one in found]
+        if uids and instance_uid not in uids:
+            raise ValueError("an answer to another question")
+    return bool(uids)
 
 
 def store(instances: Sequence[Instance], peer: Peer) -> list[Stored]:
@@ -139,19 +144,33 @@ def _require_answer(peer: Peer, response: requests.Response) -> None:
 
 def _outcome(peer: Peer, instance: Instance, response: requests.Response) -> tuple[Outcome, str]:
     """Of the one object in a request."""
-    answer = _answer(response)
-    for failed in (item for tag in _FAILED_ONES for item in _items(_values(answer, tag))):
-        if _first(failed, _UID) in (instance.sop_instance_uid, None):
-            return meaning(peer, _code(failed, _FAILURE_REASON) or 0x0110)
-    for stored in _items(_values(answer, _STORED_ONES)):
-        if _first(stored, _UID) == instance.sop_instance_uid:
-            return Outcome.STORED, _stored(peer, response, _code(stored, _WARNING_REASON))
-    if response.status_code == 200:  # all were stored
-        return Outcome.STORED, _stored(peer, response, None)
+    answer = dicom_json.data_set(response.content)
+    for failed in (item for tag in _FAILED_ONES for item in dicom_json.items(answer, tag)):
+        if dicom_json.uid(failed, _UID) in (instance.sop_instance_uid, None):
+            return meaning(peer, dicom_json.code(failed, _FAILURE_REASON) or 0x0110)
+    for stored in dicom_json.items(answer, _STORED_ONES):
+        if dicom_json.uid(stored, _UID) == instance.sop_instance_uid:
+            return Outcome.STORED, _stored(peer, response, dicom_json.code(stored, _WARNING_REASON))
+    if response.status_code == 200:
+        return _looked_after(peer, instance, response)
     if response.status_code >= 500:
         return Outcome.TEMPORARY, f"{peer} failed to process it: {_http(response)}"
     sentence = f"{peer} refused it and does not say why: {_http(response)}"
     return Outcome.PERMANENT, f"{sentence}; see its log, then resend"
+
+
+def _looked_after(
+    peer: Peer, instance: Instance, response: requests.Response
+) -> tuple[Outcome, str]:
+    """Success that does not name the object: so a page to log in would answer, too."""
+    sentence = f"{peer}: {_http(response)} does not say that it was stored"
+    study, series = instance.study_instance_uid, instance.series_instance_uid
+    try:
+        if holds(peer, study, series, instance.sop_instance_uid):
+            return Outcome.STORED, f"stored, {_http(response)}; it does not say so, and holds it"
+    except (Temporary, Fatal) as error:
+        return Outcome.TEMPORARY, f"{sentence}; nor whether it is there: {error}"
+    return Outcome.TEMPORARY, f"{sentence}, and it is not there; see its log"
 
 
 def _stored(peer: Peer, response: requests.Response, warning: int | None) -> str:
@@ -165,40 +184,21 @@ def _http(response: requests.Response) -> str:
     return f"HTTP {response.status_code}"
 
 
-def _answer(response: requests.Response) -> dict[str, Any]:
-    """The data set that a server answered with; empty where it is not DICOM JSON."""
-    try:
-        answer = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return {}
-    if isinstance(answer, list) and answer:
-        answer = answer[0]
-    return answer if isinstance(answer, dict) else {}
+class _Asking(Session):
+    """Lets dicomweb-client decode nothing that has no end to its depth."""
 
-
-def _items(values: Any) -> list[dict[str, Any]]:
-    return [one for one in values if isinstance(one, dict)] if isinstance(values, list) else []
-
-
-def _values(item: dict[str, Any], tag: str) -> Any:
-    element = item.get(tag)
-    return element.get("Value") if isinstance(element, dict) else None
-
-
-def _first(item: dict[str, Any], tag: str) -> Any:
-    values = _values(item, tag)
-    return values[0] if isinstance(values, list) and values else None
-
-
-def _code(item: dict[str, Any], tag: str) -> int | None:
-    code = _first(item, tag)
-    return code if isinstance(code, int) and 0 <= code <= 0xFFFF else None
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
+        """Raises ValueError where success is no JSON."""
+        response = super().request(*arguments, **options)
+        if response.ok and response.content:
+            dicom_json.decoded(response.content)
+        return response
 
 
 @contextmanager
 def _client(peer: Peer) -> Iterator[DICOMwebClient]:
     """Who asks. Raises Temporary or Fatal in place of what it raises."""
-    with Session(peer, _web(peer)) as session:
+    with _Asking(peer, _web(peer)) as session:
         client = DICOMwebClient(_web(peer).url, session)
         client.set_http_retry_params(retry=False)
         try:

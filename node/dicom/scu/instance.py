@@ -35,13 +35,18 @@ class NotSendable(Exception):
 
 @dataclass(frozen=True)
 class Instance:
-    """A whole Part 10 file. begin: the offset of its data set."""
+    """A whole Part 10 file. begin: the offset of its data set.
+
+    Its Study and Series Instance UIDs are "" where it does not say.
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     begin: int
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -92,7 +97,13 @@ def opened(path: Path) -> Instance:
     if not _UID.fullmatch(identity.sop_instance_uid):
         raise NotSendable("has no SOP Instance UID", named)
     return Instance(
-        path, identity.sop_class_uid, identity.sop_instance_uid, transfer_syntax_uid, begin
+        path,
+        identity.sop_class_uid,
+        identity.sop_instance_uid,
+        transfer_syntax_uid,
+        begin,
+        identity.study_instance_uid,
+        identity.series_instance_uid,
     )
 
 

@@ -26,7 +26,8 @@ class Peer:
 
     tls: None for a connection in the clear. web: where set, objects go there by STOW-RS and
     questions by QIDO-RS; the AE may then be missing (host is "").
-    commitment: whether it is to be asked for Storage Commitment, which is DIMSE's.
+    commitment: whether it is to be asked for Storage Commitment, which is DIMSE's;
+    commitment_ae_title: under which it reports, None for its own.
     max_associations: that we may have open to it at once.
     """
 
@@ -39,11 +40,17 @@ class Peer:
     web: Web | None = None
     commitment: bool = False
     max_associations: int = 1
+    commitment_ae_title: AETitle | None = None
 
     def __str__(self) -> str:
         if self.web is not None:
             return f"{self.name} ({self.web.url})"
         return f"{self.name} ({self.address})"
+
+    @property
+    def reports_as(self) -> AETitle:
+        """By what title it calls us to report what it commits to (PS3.4 J.3.3)."""
+        return self.commitment_ae_title or self.ae_title
 
     @property
     def address(self) -> str:
