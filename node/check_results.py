@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from node import app
+from node.configured.peers import gets_nothing
 from node.core.config import Config
 from node.core.wants import NO_SEGMENTATION
 from node.finding import Finding
@@ -12,7 +12,7 @@ _OF_A_SEGMENTATION = ("empty_frames", "max_frames", "compression")
 
 def without_effect(config: Config) -> Iterator[Finding]:
     """What a Peer's results say and nobody notices: they may be a slip."""
-    for name in app.gets_nothing(config):
+    for name in gets_nothing(config):
         sentence = (
             "a route sends to it, and it gets nothing: its results leave out every object; let it "
             "have one, or take it out of send_to"

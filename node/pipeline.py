@@ -5,6 +5,7 @@
     segment   a Job's Series goes through its Model: instance files in, result files out
     refuse    a Job that has no result says so, where a Peer wants to know
     deliver   the result objects of a Job go to a Peer
+    confirm   it says that it keeps them, where it is asked: lanes/confirm.py
 
 Each may run twice: a process that dies in the middle of one begins it again.
 """

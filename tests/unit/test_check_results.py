@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from node import app
 from node.check_results import without_effect
+from node.configured.receiving import accepted_titles, why_nobody
 from node.core import config
 from node.core.config import Config
 
@@ -68,5 +68,5 @@ def test_a_peer_that_no_route_sends_to_may_get_nothing(tmp_path: Path) -> None:
 )
 def test_why_nobody_may_send_is_said_truly(tmp_path: Path, text: str, why: str) -> None:
     loaded = _loaded(tmp_path, text)
-    assert app.accepted_titles(loaded) == set()
-    assert why in app.why_nobody(loaded)
+    assert accepted_titles(loaded) == set()
+    assert why in why_nobody(loaded)

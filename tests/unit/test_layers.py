@@ -21,7 +21,7 @@ ROWS = [
     }
     | {"opened"},
     {"lanes"},
-    {"pipeline", "ordering", "recording", "retention"},
+    {"configured", "pipeline", "ordering", "recording", "retention"},
     {"dicom", "inference", "store"},
     {"core"},
 ]
