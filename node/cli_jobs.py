@@ -150,7 +150,7 @@ def jobs_resend(
         job = _job(jobs, job_id)
         if job.purged_at is None:  # else the store says that its files are deleted
             uids = [one.sop_instance_uid for one in jobs.objects(job.id)]
-            Outbox(load(config).node.data_dir).files(job.id, uids)
+            Outbox(load(config).node.data_dir).require(job.id, uids)
         _print_moved(jobs.resend(job.id, job.state, time.time()), as_json)
 
 

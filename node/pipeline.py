@@ -5,6 +5,7 @@
     segment   a Job's Series goes through its Model: instance files in, result files out
     refuse    a Job that has no result says so, where a Peer wants to know
     deliver   the result objects of a Job go to a Peer
+    confirm   it says that it keeps them, where it is asked: lanes/confirm.py
 
 Each may run twice: a process that dies in the middle of one begins it again.
 """
@@ -34,7 +35,7 @@ from node.dicom.results.documents.refusal import encode_refusal, in_words
 from node.dicom.results.documents.verify import verify_refusal
 from node.dicom.results.make import make_objects
 from node.dicom.routing import Route, fit, routing_in_words
-from node.dicom.scu.answers import Stored
+from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import store
 from node.dicom.series import SourceSeries, used
@@ -250,8 +251,16 @@ def deliver(
     peer: Peer,
     calling_ae_title: AETitle,
 ) -> list[Stored]:
-    """Result objects of a Job to one Peer; what it answered to each. Raises Fatal."""
-    return store(outbox.files(job_id, uids), peer, calling_ae_title)
+    """Result objects of a Job to one Peer; what became of each, in their order.
+
+    One whose file is gone keeps no other from being sent.
+    """
+    gone = outbox.gone(job_id, uids)
+    there = [uid for uid in uids if uid not in gone]
+    answers = iter(store(outbox.files(job_id, there), peer, calling_ae_title))
+    return [
+        Stored(uid, Outcome.PERMANENT, gone[uid]) if uid in gone else next(answers) for uid in uids
+    ]
 
 
 def _header(inbox: Inbox, uid: SeriesInstanceUID) -> Dataset | None:

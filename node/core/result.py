@@ -88,6 +88,12 @@ class Wants:
     rejection_note: bool = False
 
     @property
+    def nothing(self) -> bool:
+        """Whether there is no object at all among them."""
+        objects = (self.structure_set, self.capture, self.refusal_report, self.rejection_note)
+        return self.segmentation is None and not (self.report or any(objects))
+
+    @property
     def probabilities(self) -> bool:
         """Whether a FRACTIONAL Segmentation is among them, which shows more than labels."""
         form = self.segmentation

@@ -1,6 +1,6 @@
 """Result files: written beside, fsynced, renamed, so that a result is whole or not there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from node.core.errors import Fatal
@@ -31,14 +31,33 @@ class Outbox:
         return path
 
     def files(self, job_id: JobId, uids: Sequence[SOPInstanceUID]) -> list[Path]:
-        """The files of these objects of a Job. Raises Fatal where one is gone."""
-        paths = [self._path(job_id, uid) for uid in uids]
-        for path in paths:
-            if not path.exists():
-                raise Fatal(
-                    f"the result {path} is gone; run the Job again: segnode jobs rerun {job_id}"
-                )
-        return paths
+        """Where these objects of a Job lie; some may be gone."""
+        return [self._path(job_id, uid) for uid in uids]
+
+    def gone(self, job_id: JobId, uids: Sequence[SOPInstanceUID]) -> Mapping[SOPInstanceUID, str]:
+        """Those whose files were deleted, and in words what to do."""
+        paths = {uid: self._path(job_id, uid) for uid in uids}
+        return {
+            uid: f"the result {path} is gone; run the Job again: segnode jobs rerun {job_id}"
+            for uid, path in paths.items()
+            if _is_gone(path)
+        }
+
+    def require(self, job_id: JobId, uids: Sequence[SOPInstanceUID]) -> None:
+        """Raises Fatal where a file of these objects is gone."""
+        for words in self.gone(job_id, uids).values():
+            raise Fatal(words)
 
     def _path(self, job_id: JobId, uid: SOPInstanceUID) -> Path:
         return self._results / str(job_id) / f"{uid}.dcm"
+
+
+def _is_gone(path: Path) -> bool:
+    """Not so where the disk does not say: whoever reads the file learns why."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -12,9 +12,8 @@ import structlog
 
 from node import pipeline
 from node.core.delivery import Delivery
-from node.core.errors import Fatal, Temporary
 from node.core.job import Job, backoff_seconds
-from node.core.names import AETitle, JobId, SOPInstanceUID
+from node.core.names import AETitle, JobId
 from node.dicom.outbox import Outbox
 from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
@@ -108,13 +107,9 @@ class DeliverLane(Lane):
             answers = pipeline.deliver(
                 job.id, uids, self._outbox, self._peer, self._calling_ae_title
             )
-        except Temporary as error:
-            answers = _all(uids, Outcome.TEMPORARY, str(error))
-        except Fatal as error:
-            answers = _all(uids, Outcome.PERMANENT, str(error))
         except Exception as error:
             reason = "".join(traceback.format_exception(error))
-            answers = _all(uids, Outcome.PERMANENT, reason)
+            answers = [Stored(uid, Outcome.PERMANENT, reason) for uid in uids]
         self._record(job, list(zip(deliveries, answers, strict=True)))
 
     def _record(self, job: Job, answers: Sequence[tuple[Delivery, Stored]]) -> None:
@@ -159,7 +154,3 @@ class DeliverLane(Lane):
 def _names(one: Delivery) -> dict[str, object]:
     """What a log line says of a Delivery."""
     return {"job": one.job_id, "object": one.kind.value, "peer": one.peer}
-
-
-def _all(uids: Sequence[SOPInstanceUID], outcome: Outcome, answer: str) -> list[Stored]:
-    return [Stored(uid, outcome, answer) for uid in uids]

@@ -22,6 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from structlog.testing import capture_logs
 
 from node.core.commitment import Reference, Report
+from node.core.errors import Fatal
 from node.core.job import JobState
 from node.core.names import AETitle, SOPInstanceUID
 from node.dicom.outbox import Outbox
@@ -240,6 +241,21 @@ def test_a_report_settles_what_its_title_was_asked_for_and_else_the_log_names_bo
         assert [(one["reported_by"], one["peer"], one["awaited_from"]) for one in said] == (
             [("ARCHIVE", peer.name, "PACS")] if warns else []
         )
+
+
+def test_one_file_that_is_gone_keeps_no_other_object_from_being_sent(tmp_path: Path) -> None:
+    with delivering(tmp_path, Archive([ALL_KEPT])) as world:
+        first, second = world.jobs.deliveries(world.job_id)
+        (path,) = (tmp_path / "results").rglob(f"{first.sop_instance_uid}.dcm")
+        path.unlink()
+        world.lane.step()
+        assert world.states() == ["failed", "done"]
+        rerun = f"is gone; run the Job again: segnode jobs rerun {world.job_id}"
+        assert world.answers()[0] == f"the result {path} {rerun}"
+        with pytest.raises(Fatal, match=rerun):
+            Outbox(tmp_path).require(
+                world.job_id, [second.sop_instance_uid, first.sop_instance_uid]
+            )
 
 
 def test_a_result_that_is_purged_meanwhile_fails_with_the_reason(tmp_path: Path) -> None:
