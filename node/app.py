@@ -51,6 +51,7 @@ from node.store.commitments import CommitmentStore
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock
+from node.store.recipients import RecipientStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from node.store.waiting import WaitingStore
@@ -180,10 +181,11 @@ class Node:
         waiting.restart(time.time())
         clock = WatchedClock(data_dir / "retention.clock")
         retaining = RetentionLane(RetentionStore(store), Trash(data_dir), periods_of(config), clock)
+        recipients = RecipientStore(store)
         refusing = RefusalLane(
-            jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
+            recipients, jobs, inbox, series, outbox, models, wants, lambda: _wake(delivering)
         )
-        giving = GiveLane(jobs, wants, lambda: _wake(delivering))
+        giving = GiveLane(recipients, jobs, wants, lambda: _wake(delivering))
         waits = WaitLane(waiting, several)
         keeping = [recording, closing, *counting, waits, refusing, giving, retaining]
         keeping += committing

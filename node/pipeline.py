@@ -9,7 +9,7 @@
 Each may run twice: a process that dies in the middle of one begins it again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -123,11 +123,12 @@ def segment(
     wants: Sequence[Wants],
     watch: Watch,
     predecessors: Sequence[ObjectRef] = (),
+    given: Collection[SOPInstanceUID] = (),
 ) -> list[ObjectRef]:
     """The closed Series of one Job through its Model: instance files in, result files out.
 
-    wants: what its Peers get. predecessors: the objects of an earlier Job that a Peer may have, and
-    which these take the place of. Returns the objects that were made.
+    wants: what its Peers get. predecessors: the objects that a Peer may have, and which these take
+    the place of. given: those of this Job that a Peer may have. Returns the objects of the Job.
     """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
@@ -141,7 +142,7 @@ def segment(
     made = []
     for one in make_objects(answer, wants, watch.enter):
         watch.enter("write")
-        outbox.write(job.id, one)
+        outbox.write(job.id, one, given=one.ref.sop_instance_uid in given)
         for warning in one.warnings:
             watch.tell(Progress(1.0, warning))
         made.append(one.ref)
@@ -208,14 +209,20 @@ def answer_of(
 
 
 def refuse(
-    job: Job, inbox: Inbox, series: SeriesStore, outbox: Outbox, model: Model
+    job: Job,
+    inbox: Inbox,
+    series: SeriesStore,
+    outbox: Outbox,
+    models: Mapping[str, Model],
 ) -> list[ObjectRef]:
     """A Job that has no result says so in a document; what its first Series was, and why.
 
-    Raises Fatal where the Series does not say whose it is, OSError where its files are gone.
+    Raises Fatal where the Series does not say whose it is, or its files or its Model are gone.
     """
     uid = job.series_instance_uids[0]
-    source = inbox.header(uid)
+    source, model = _header(inbox, uid), models.get(job.model)
+    if source is None or model is None:
+        raise Fatal(f"{'the Series' if source is None else 'the Model'} of Job {job.id} is gone")
     instances = [
         (str(one.sop_class_uid), str(one.sop_instance_uid)) for one in series.instances(uid)
     ]

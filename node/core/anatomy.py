@@ -20,7 +20,8 @@ class Segment:
     """One label of a Model: what it is called, what it is, how it is shown.
 
     number: the value in the LabelMap. colour: sRGB, 0–255 each. guessed: the codes come from the
-    label's name, and nobody has confirmed them yet.
+    label's name, and nobody has confirmed them yet. covered: a region of which the LabelMap has
+    only the rest that other regions leave; its probability is that of the whole.
     """
 
     number: int
@@ -31,3 +32,4 @@ class Segment:
     region: Code | None = None
     laterality: Code | None = None
     guessed: bool = False
+    covered: bool = False

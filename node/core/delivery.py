@@ -23,6 +23,7 @@ class Delivery:
     not_before: when the next attempt, or the next question whether it is kept, may come.
     tried_at: of the last attempt; from then on the Peer may have the object. stored_at: the Peer
     answered success. transaction_uid: of the request to confirm it (PS3.4 J.3.2).
+    lost_at: the Peer does not keep what it had answered success to; it is sent again.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Delivery:
     tried_at: float | None = None
     stored_at: float | None = None
     transaction_uid: str | None = None
+    lost_at: float | None = None
     done_at: float | None = None
     failed_at: float | None = None
 

@@ -96,7 +96,8 @@ class Wants:
 class ObjectRef:
     """A result object by name: enough to refer to it, to deliver it, and to ask for it.
 
-    form: the SegForm.name of a Segmentation, or of the one that a Report refers to.
+    form: the SegForm.name of a Segmentation, or of the one that a Report refers to; of a note of
+    rejection a digest of what it rejects.
     """
 
     kind: ResultKind

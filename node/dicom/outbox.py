@@ -16,9 +16,15 @@ class Outbox:
         self._results = data_dir / "results"
         make_folder_durably(self._results)
 
-    def write(self, job_id: JobId, result: ResultObject) -> Path:
-        """Keeps an object of a Job, in the place of one that an earlier attempt left."""
+    def write(self, job_id: JobId, result: ResultObject, *, given: bool = False) -> Path:
+        """Keeps an object of a Job, in the place of one that an earlier attempt left.
+
+        given: a Peer may have it. Then the bytes that were sent stay, as their name is theirs: a
+        newer version of the node, or another configuration, could make others.
+        """
         path = self._path(job_id, result.ref.sop_instance_uid)
+        if given and path.exists():
+            return path
         make_folder_durably(path.parent)
         path.with_suffix(".part").unlink(missing_ok=True)
         write_durably(path, *result.pieces)

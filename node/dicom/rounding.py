@@ -31,6 +31,9 @@ def rounding_mm(points: Vector, normal: Vector) -> float:
     if len(gaps) < 2:
         return 0.0
     decimal = float(np.abs(normal) @ written_step_mm(points))
+    # Of even steps each coordinate's rounded ones take two neighbouring values at most.
+    if float(np.ptp(gaps)) > decimal + _EXACT:
+        return 0.0
     rounding = decimal * (1 + 1 / len(gaps)) + _EXACT
     # Gaps of one and of two steps, half of each, lie half a step from their mean, less a decimal.
     least_step = float(gaps.min()) - decimal

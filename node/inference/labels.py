@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def segments(
                 f'label "{name}"{did_you_mean(name, list(labels))}'
             )
     numbers = _numbers(labels, dataset, dataset_path)
-    names = _names(labels, numbers, dataset_path)
+    names, covered = _names(labels, dataset_path), _covered(labels)
     return tuple(
-        _segment(numbers[name], names[name], described.get(name))
+        replace(_segment(numbers[name], names[name], described.get(name)), covered=name in covered)
         for name in sorted(numbers, key=numbers.__getitem__)
     )
 
@@ -84,20 +85,25 @@ def _class_order(dataset: Mapping[str, Any], count: int, path: Path) -> list[int
     )
 
 
-def _names(
-    labels: Mapping[str, frozenset[int]], numbers: Mapping[str, int], path: Path
-) -> dict[str, str]:
+def _names(labels: Mapping[str, frozenset[int]], path: Path) -> dict[str, str]:
     """What each number shows. A region that later ones are painted over keeps only its rest."""
+    covered = _covered(labels)
     names = {}
-    ordered = list(labels)  # regions are painted in this order
-    for at, name in enumerate(ordered):
-        covered = _has_regions(labels) and any(
-            labels[name] & labels[later] for later in ordered[at + 1 :]
-        )
-        names[name] = f"{name} (rest)" if covered else name
+    for name in labels:
+        names[name] = f"{name} (rest)" if name in covered else name
         if len(names[name]) > _LONGEST:
             raise ConfigError(f'{path}: label "{name}" is longer than {_LONGEST} characters')
     return names
+
+
+def _covered(labels: Mapping[str, frozenset[int]]) -> set[str]:
+    """The regions that later ones are painted over."""
+    ordered = list(labels)  # regions are painted in this order
+    return {
+        name
+        for at, name in enumerate(ordered)
+        if _has_regions(labels) and any(labels[name] & labels[later] for later in ordered[at + 1 :])
+    }
 
 
 def _has_regions(labels: Mapping[str, frozenset[int]]) -> bool:

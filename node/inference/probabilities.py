@@ -38,8 +38,8 @@ def require_room(labels: int, shape: Shape, free_bytes: int) -> None:
     size = " × ".join(map(str, shape))
     what = f"the probabilities of {labels} labels for {size} voxels are {needed / 1e9:.1f} GB"
     then = (
-        'set segmentation = "binary" or "labelmap" for the peers that want "fractional", then '
-        "rerun the Job"
+        'set segmentation = "binary" or "labelmap" in [peers.NAME.results] of those that want '
+        '"fractional", then rerun the Job'
     )
     if needed > _MOST_BYTES:
         raise Fatal(f"{what}, and {_MOST_BYTES / 1e9:.1f} GB is the most: {then}")

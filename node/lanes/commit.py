@@ -24,6 +24,7 @@ from node.dicom.scu.answers import reason_in_words
 from node.dicom.scu.peer import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.lanes.record import RecordLane
+from node.lanes.tell import tell_state
 from node.store.commitments import CommitmentStore, HeldInstance, Waiting
 from node.store.deliveries import DeliveryStore
 
@@ -53,12 +54,7 @@ def taking_reports(
         for peer in sorted(asked - by):
             _warn_of_a_stranger(report, peer, awaited_from.get(peer))
         for job in deliveries.committed(report.transaction_uid, kept, failed, now, by):
-            log.info(
-                f"job {job.state}",
-                job=job.id,
-                series_instance_uid=job.series_instance_uids[0],
-                reason=job.reason,
-            )
+            tell_state(job)
 
     return take
 

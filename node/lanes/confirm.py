@@ -68,7 +68,8 @@ class Confirming:
         except Exception as error:  # whatever it is, the Peer has what it stored
             look_at = time.time() + min(self.unasked_seconds, self.wait_seconds)
             for one in stored:
-                self.deliveries.ask_later(one, look_at, f"{one.answer}; {self._why(error)}")
+                words = f"{one.answer}; {self._why(error)}"
+                self.deliveries.ask_later(one, look_at, words, time.time())
             return []
         if report is None:
             return []
@@ -95,7 +96,7 @@ class Confirming:
             return self.deliveries.unconfirmable(one, words, time.time())
         except Exception as error:  # Temporary, or whatever a Peer's answer does to a decoder
             words = f"stored, not confirmed yet: {self._why(error)}"
-            self.deliveries.ask_later(one, time.time() + _AGAIN_SECONDS, words)
+            self.deliveries.ask_later(one, time.time() + _AGAIN_SECONDS, words, time.time())
             return None
         if found:
             return self.deliveries.confirmed(one, "confirmed: the Peer finds it", time.time())

@@ -19,6 +19,7 @@ from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
 from node.lanes.confirm import Confirming
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
+from node.lanes.tell import tell_state
 from node.store.deliveries import DeliveryStore, Taken
 
 log = structlog.get_logger()
@@ -91,10 +92,10 @@ class DeliverLane(Lane):
             if is_new:
                 self._send(*taken)
             elif self._confirming is not None:
-                self._say(taken[0], self._confirming.look(*taken))
+                self._say(self._confirming.look(*taken))
             else:  # the Peer was asked to confirm by a configuration of before
                 words = "not confirmed: the Peer is not asked any more"
-                self._say(taken[0], self._each(taken[1], words))
+                self._say(self._each(taken[1], words))
         return AT_ONCE
 
     def _each(self, deliveries: Sequence[Delivery], words: str) -> list[Job | None]:
@@ -120,14 +121,16 @@ class DeliverLane(Lane):
             if answer.outcome is Outcome.TEMPORARY:
                 self._retry(one, answer.answer)
             elif answer.outcome is Outcome.PERMANENT:
-                self._say(job, [self._deliveries.failed(one, answer.answer, now)])
+                log.error("the peer refuses an object", **_names(one), answer=answer.answer)
+                self._say([self._deliveries.failed(one, answer.answer, now)])
             elif confirming is not None:
                 confirming.owed(one, answer.answer, transaction, now)
                 owed += 1
             else:
-                self._say(job, [self._deliveries.delivered(one, answer.answer, now)])
+                log.info("delivered", **_names(one), answer=answer.answer)
+                self._say([self._deliveries.delivered(one, answer.answer, now)])
         if owed and confirming is not None:
-            self._say(job, confirming.ask(job, transaction))
+            self._say(confirming.ask(job, transaction))
 
     def _retry(self, one: Delivery, answer: str) -> None:
         if self._stopping.is_set():
@@ -137,20 +140,17 @@ class DeliverLane(Lane):
         self._deliveries.retry(one, time.time() + wait, answer, time.time())
         log.warning(
             "delivery will be tried again",
-            job=one.job_id,
-            object=one.kind.value,
-            peer=one.peer,
+            **_names(one),
             answer=answer,
             in_seconds=round(wait, 1),
         )
 
-    def _say(self, job: Job, finished: Sequence[Job | None]) -> None:
-        log.info("delivery settled", job=job.id, peer=self._peer.name)
+    def _say(self, finished: Sequence[Job | None]) -> None:
         for one in finished:
             if one is not None:
-                log.info(
-                    f"job {one.state}",
-                    job=one.id,
-                    series_instance_uid=one.series_instance_uids[0],
-                    reason=one.reason,
-                )
+                tell_state(one)
+
+
+def _names(one: Delivery) -> dict[str, object]:
+    """What a log line says of a Delivery."""
+    return {"job": one.job_id, "object": one.kind.value, "peer": one.peer}

@@ -9,6 +9,7 @@ from node.core.result import ObjectRef, ResultKind, Wants
 from node.core.wants import wanted
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.store.jobs import JobStore
+from node.store.recipients import RecipientStore
 
 log = structlog.get_logger()
 
@@ -16,18 +17,25 @@ log = structlog.get_logger()
 class GiveLane(Lane):
     """Of the objects that were made they get what they want, or else the first Segmentation."""
 
-    def __init__(self, jobs: JobStore, wants: Mapping[str, Wants], on_given: Wake) -> None:
+    def __init__(
+        self,
+        recipients: RecipientStore,
+        jobs: JobStore,
+        wants: Mapping[str, Wants],
+        on_given: Wake,
+    ) -> None:
         super().__init__("give")
-        self._jobs, self._wants, self._on_given = jobs, wants, on_given
+        self._recipients, self._jobs = recipients, jobs
+        self._wants, self._on_given = wants, on_given
 
     def step(self) -> float:
-        waiting = self._jobs.waiting_recipients()
+        waiting = self._recipients.waiting()
         if waiting is None:
             return IDLE_SECONDS
         job, peers = waiting
         objects = self._jobs.objects(job.id)
         gets = {peer: self._of(objects, peer) for peer in peers}
-        self._jobs.give(job.id, gets, time.time())
+        self._recipients.give(job.id, gets, time.time())
         log.info("result given to more peers", job=job.id, peers=peers)
         self._on_given()
         return AT_ONCE

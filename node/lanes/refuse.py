@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import structlog
 
 from node import pipeline
-from node.core.errors import SegnodeError
 from node.core.job import Job
 from node.core.model import Model
 from node.core.result import Wants
@@ -15,6 +14,7 @@ from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
 from node.store.jobs import JobStore
+from node.store.recipients import RecipientStore
 from node.store.series import SeriesStore
 
 log = structlog.get_logger()
@@ -25,6 +25,7 @@ class RefusalLane(Lane):
 
     def __init__(
         self,
+        recipients: RecipientStore,
         jobs: JobStore,
         inbox: Inbox,
         series: SeriesStore,
@@ -34,11 +35,12 @@ class RefusalLane(Lane):
         on_refused: Wake,
     ) -> None:
         super().__init__("refuse")
-        self._jobs, self._inbox, self._series, self._outbox = jobs, inbox, series, outbox
+        self._recipients, self._jobs, self._series = recipients, jobs, series
+        self._inbox, self._outbox = inbox, outbox
         self._models, self._wants, self._on_refused = models, wants, on_refused
 
     def step(self) -> float:
-        job = self._jobs.refused()
+        job = self._recipients.refused()
         if job is None:
             return IDLE_SECONDS
         told = {
@@ -46,20 +48,20 @@ class RefusalLane(Lane):
             for peer in job.recipients
             if peer in self._wants and self._wants[peer].refusal_report
         }
-        if not told or self._jobs.objects(job.id) or job.model not in self._models:
-            self._jobs.tell_refusal(job, (), {}, time.time())
-            return AT_ONCE
-        self._tell(job, told)
+        if not told or self._jobs.objects(job.id):  # a result that a Peer refused is one
+            self._recipients.tell(job, (), {}, time.time())
+        else:
+            self._tell(job, told)
         return AT_ONCE
 
     def _tell(self, job: Job, told: Mapping[str, Wants]) -> None:
         try:
-            refs = pipeline.refuse(
-                job, self._inbox, self._series, self._outbox, self._models[job.model]
-            )
-        except (SegnodeError, OSError) as error:  # its files are gone, or make no report
-            log.warning("no refusal report can be made", job=job.id, reason=str(error))
-            refs = []
+            refs = pipeline.refuse(job, self._inbox, self._series, self._outbox, self._models)
+        except Exception as error:  # of this Job; the others may be well
+            note = f"no refusal report can be made: {error}"
+            log.warning("no refusal report can be made", job=job.id, reason=repr(error))
+            self._recipients.tell(job, (), {}, time.time(), note)
+            return
         gets = {peer: wanted(wants, refs) for peer, wants in told.items()}
-        self._jobs.tell_refusal(job, refs, gets, time.time())
+        self._recipients.tell(job, refs, gets, time.time())
         self._on_refused()

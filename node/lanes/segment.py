@@ -17,6 +17,7 @@ from node.core.wants import wanted
 from node.dicom.inbox import Inbox
 from node.dicom.outbox import Outbox
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane, Wake
+from node.lanes.tell import tell_state
 from node.lanes.watch import JobsInHand, JobWatch
 from node.store.jobs import JobStore
 
@@ -70,7 +71,7 @@ class SegmentLane(Lane):
         finally:
             watch.finish()
         gets = {peer: wanted(wants, objects) for peer, wants in self._wants_of(job).items()}
-        self._say(self._jobs.segmented(job.id, objects, gets, time.time()))
+        tell_state(self._jobs.segmented(job.id, objects, gets, time.time()))
         self._on_segmented()
 
     def _segment(self, job: Job, watch: JobWatch) -> list[ObjectRef]:
@@ -83,17 +84,19 @@ class SegmentLane(Lane):
             list(self._wants_of(job).values()),
             watch,
             self._predecessors(job),
+            {one.sop_instance_uid for one in self._jobs.given(job.id)},
         )
 
     def _predecessors(self, job: Job) -> list[ObjectRef]:
         """What a Peer may have that this result takes the place of.
 
-        Objects of an earlier Job, and a report that this one had no result.
+        Objects of an earlier Job, and those of this one that an earlier attempt made of another
+        Model, or to say that there is no result.
         """
         earlier = self._jobs.predecessor(job)
         objects = list(self._jobs.given(earlier.id)) if earlier else []
-        own = self._jobs.given(job.id)
-        return [*objects, *(one for one in own if one.kind is ResultKind.REFUSAL)]
+        own = [one for one in self._jobs.given(job.id) if _is_of_before(one, job)]
+        return [*objects, *own]
 
     def _wants_of(self, job: Job) -> Mapping[str, Wants]:
         """By Peer; one that was taken out of the configuration may come back to it."""
@@ -129,13 +132,12 @@ class SegmentLane(Lane):
         self._move(job, JobEvent.FAIL, reason)
 
     def _move(self, job: Job, event: JobEvent, reason: str | None) -> None:
-        self._say(self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason))
+        tell_state(self._jobs.transition(job.id, JobState.QUEUED, event, time.time(), reason))
 
-    def _say(self, moved: Job) -> None:
-        log.info(
-            f"job {moved.state}",
-            job=moved.id,
-            series_instance_uid=moved.series_instance_uids[0],
-            model=moved.model,
-            reason=moved.reason,
-        )
+
+def _is_of_before(given: ObjectRef, job: Job) -> bool:
+    """An object of this Job that its next attempt does not make again."""
+    again = job.identity.uids(given.kind, given.form)
+    return (
+        given.kind is ResultKind.REFUSAL or given.series_instance_uid != again.series_instance_uid
+    )

@@ -3,13 +3,10 @@
 import time
 from collections.abc import Sequence
 
-import structlog
-
 from node.lanes.lane import IDLE_SECONDS, Lane
+from node.lanes.tell import tell_state
 from node.store.channel_orders import ChannelRoute
 from node.store.waiting import WaitingStore
-
-log = structlog.get_logger()
 
 
 class WaitLane(Lane):
@@ -21,11 +18,5 @@ class WaitLane(Lane):
 
     def step(self) -> float:
         for job in self._waiting.refuse_due(self._routes, time.time()):
-            log.info(
-                f"job {job.state}",
-                job=job.id,
-                series_instance_uid=job.series_instance_uids[0],
-                model=job.model,
-                reason=job.reason,
-            )
+            tell_state(job)
         return IDLE_SECONDS

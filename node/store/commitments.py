@@ -12,6 +12,7 @@ from node.core.commitment import Asked, Reference
 from node.store.database import writing
 from node.store.tables import commitment_asked, instance
 
+LONGEST_PAUSE_SECONDS: Final = 2 * 3600.0  # no request waits longer, unless the clock was set back
 KEPT_SECONDS: Final = 30 * 86400.0  # of a request after its answer
 _AT_ONCE: Final = 500  # values in one IN; SQLite takes 32,766
 _OPEN = commitment_asked.c.done_at.is_(None)
@@ -63,7 +64,8 @@ class CommitmentStore:
     def due(self, calling_ae_title: str, now: float) -> Waiting | None:
         """The request of this peer that is due the longest."""
         table = commitment_asked
-        is_due = or_(table.c.attempts == 0, table.c.not_before <= now)
+        clock_set_back = table.c.not_before > now + LONGEST_PAUSE_SECONDS
+        is_due = or_(table.c.attempts == 0, table.c.not_before <= now, clock_set_back)
         with self._engine.connect() as connection:
             row = connection.execute(
                 select(table)

@@ -2,25 +2,34 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select, update
 
 from node.core.delivery import Delivery
 from node.core.job import Job, JobEvent, JobState, backoff_seconds
 from node.core.names import JobId, SOPInstanceUID
 from node.core.result import ResultKind
 from node.store.database import writing
-from node.store.rows import log_event, select_deliveries, select_jobs, transition
-from node.store.tables import delivery, job, job_series, series
+from node.store.rows import (
+    log_event,
+    select_deliveries,
+    select_jobs,
+    superseded,
+    transition,
+    waits_to_be_given,
+)
+from node.store.tables import delivery, job, job_series, recipient, series
 
 _UNSETTLED = and_(delivery.c.done_at.is_(None), delivery.c.failed_at.is_(None))
 _OPEN = and_(_UNSETTLED, delivery.c.stored_at.is_(None))
 _STORED = and_(_UNSETTLED, delivery.c.stored_at.is_not(None))
-# A result is delivered while its Job is SEGMENTED; that there is none, once it is refused.
+# A result is delivered while its Job is SEGMENTED; that there is none, once it is refused and as
+# long as no other Job reads the same Series.
 _MAY_GO = or_(
     and_(delivery.c.kind != ResultKind.REFUSAL, job.c.state == JobState.SEGMENTED),
     and_(
         delivery.c.kind == ResultKind.REFUSAL,
         job.c.state.in_((JobState.REJECTED, JobState.FAILED)),
+        ~superseded(),
     ),
 )
 
@@ -39,7 +48,8 @@ class DeliveryStore:
     def peers_waited_for(self) -> set[str]:
         """The Peers that some Delivery is still open for."""
         with self._engine.connect() as connection:
-            return set(connection.scalars(select(delivery.c.peer).where(_UNSETTLED).distinct()))
+            rows = select(delivery.c.peer).join(job, job.c.id == delivery.c.job_id)
+            return set(connection.scalars(rows.where(_UNSETTLED, _MAY_GO).distinct()))
 
     def study_of(self, job_id: JobId) -> str:
         """The Study Instance UID of a Job's Series, in which its results lie."""
@@ -117,11 +127,14 @@ class DeliveryStore:
         self.hurry(now, delivery.c.peer == taken.peer)
 
     def hurry(self, now: float, *which: ColumnElement[bool]) -> None:
-        """Open Deliveries are due at once, e.g. after a start."""
+        """Open Deliveries are due at once, e.g. after a start.
+
+        Not those that the Peer lost: it was there all the time, and would lose them again.
+        """
         with self._writing.begin() as connection:
             connection.execute(
                 update(delivery)
-                .where(_OPEN, delivery.c.not_before > now, *which)
+                .where(_OPEN, delivery.c.not_before > now, delivery.c.lost_at.is_(None), *which)
                 .values(not_before=now)
             )
 
@@ -173,6 +186,7 @@ class DeliveryStore:
         values = {
             "stored_at": None,
             "transaction_uid": None,
+            "lost_at": now,
             "answer": words,
             "not_before": now + backoff_seconds(taken.attempts, *_AFTER_A_LOSS, jitter=0.0),
         }
@@ -183,14 +197,15 @@ class DeliveryStore:
             if changed.rowcount:
                 _log(connection, taken, now, "LOST", words)
 
-    def ask_later(self, taken: Delivery, ask_at: float, words: str) -> None:
+    def ask_later(self, taken: Delivery, ask_at: float, words: str, now: float) -> None:
         """The Peer could not be asked."""
+        values = {
+            "not_before": ask_at,
+            "answer": words,
+            "stored_at": func.min(delivery.c.stored_at, now),  # the clock was set back
+        }
         with self._writing.begin() as connection:
-            connection.execute(
-                update(delivery)
-                .where(_still(taken), _STORED)
-                .values(not_before=ask_at, answer=words)
-            )
+            connection.execute(update(delivery).where(_still(taken), _STORED).values(values))
 
     def committed(
         self,
@@ -231,10 +246,15 @@ class DeliveryStore:
 
 
 def finish(connection: Connection, job_id: JobId, now: float) -> Job | None:
-    """DELIVERED once every Peer has all it gets; FAILED once nothing is open and one failed."""
+    """DELIVERED once every Peer has all it gets; FAILED once nothing is open and one failed.
+
+    Not while a Peer came to the Job of which is not decided yet what it gets.
+    """
     deliveries = select_deliveries(connection, job_id)
     current = select_jobs(connection, job.c.id == job_id)[0]
     if current.state is not JobState.SEGMENTED or not all(d.is_settled for d in deliveries):
+        return None
+    if connection.scalar(select(recipient.c.peer).where(waits_to_be_given(job_id)).limit(1)):
         return None
     failed = [d for d in deliveries if d.failed_at is not None]
     event = JobEvent.FAIL if failed else JobEvent.DELIVER

@@ -8,22 +8,22 @@ from node.core.delivery import Delivery
 from node.core.errors import Fatal, StaleState
 from node.core.job import Job, JobEvent, JobState, LoggedEvent
 from node.core.names import JobId, SeriesInstanceUID
-from node.core.result import ObjectRef
+from node.core.result import ObjectRef, ResultKind
 from node.core.uids import ResultUIDs
 from node.store.database import writing
 from node.store.deliveries import finish
 from node.store.orders import REFUSED
 from node.store.results import (
     ANEW,
-    NOT_WANTED,
     Gets,
-    forget_refusal,
-    give,
+    given_of,
     objects_of,
+    of_current,
     record_results,
+    replace_results,
 )
 from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
-from node.store.tables import delivery, job, job_event, job_series, recipient, series
+from node.store.tables import delivery, job, job_event, job_series, series
 
 SEND_ANEW = "take it from a Peer that has it; a Job that is not DELIVERED can be run again"
 
@@ -92,14 +92,14 @@ class JobStore:
         return None
 
     def objects(self, job_id: JobId) -> Sequence[ObjectRef]:
-        """The result objects of a Job."""
+        """The result objects of a Job's last attempt."""
         with self._engine.connect() as connection:
             return objects_of(connection, job_id)
 
-    def given(self, job_id: JobId) -> Sequence[ObjectRef]:
-        """The result objects of a Job that some Peer may have."""
+    def given(self, job_id: JobId, peer: str | None = None) -> Sequence[ObjectRef]:
+        """The objects of a Job, of earlier attempts too, that some Peer may have, or this one."""
         with self._engine.connect() as connection:
-            return objects_of(connection, job_id, given=True)
+            return given_of(connection, job_id, peer)
 
     # -- lane 1: QUEUED → SEGMENTED
 
@@ -198,60 +198,6 @@ class JobStore:
             )
             log_event(connection, taken.id, now, "RETRY", None, None, reason)
 
-    def waiting_recipients(self) -> tuple[Job, Sequence[str]] | None:
-        """A Job that has a result, and the Peers that came to it later and have nothing yet."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                select(recipient.c.job_id, recipient.c.peer)
-                .join(job, job.c.id == recipient.c.job_id)
-                .where(recipient.c.given_at.is_(None), job.c.state == JobState.SEGMENTED)
-                .order_by(recipient.c.job_id)
-            ).all()
-            if not rows:
-                return None
-            first = rows[0].job_id
-            (found,) = select_jobs(connection, job.c.id == first)
-            return found, [row.peer for row in rows if row.job_id == first]
-
-    def give(self, job_id: JobId, gets: Gets, now: float) -> Job | None:
-        """Objects that were made are due to more Peers. Returns the Job where that ends it."""
-        with self._writing.begin() as connection:
-            give(connection, job_id, gets, now)
-            return finish(connection, job_id, now)
-
-    # -- REJECTED, FAILED: telling Peers that there is no result
-
-    def refused(self) -> Job | None:
-        """The earliest refused Job of which is not settled whether Peers are told."""
-        with self._engine.connect() as connection:
-            found = connection.scalar(
-                select(job.c.id)
-                .where(
-                    job.c.state.in_((JobState.REJECTED, JobState.FAILED)),
-                    job.c.refusal_at.is_(None),
-                )
-                .order_by(job.c.id)
-                .limit(1)
-            )
-            return select_jobs(connection, job.c.id == found)[0] if found is not None else None
-
-    def tell_refusal(
-        self, refused: Job, objects: Sequence[ObjectRef], gets: Gets, now: float
-    ) -> None:
-        """The report's file exists, or nobody wants one. Raises StaleState."""
-        with self._writing.begin() as connection:
-            settled = connection.execute(
-                update(job)
-                .where(job.c.id == refused.id, job.c.state == refused.state)
-                .values(refusal_at=now)
-            )
-            if settled.rowcount == 0:
-                raise StaleState(f"Job {refused.id} is no longer {refused.state}")
-            if objects:
-                record_results(connection, refused.id, objects, gets, now)
-                detail = f"there is no result: told to {', '.join(gets)}"
-                log_event(connection, refused.id, now, "NOTE", None, None, detail)
-
     # -- every transition
 
     def transition(
@@ -272,32 +218,28 @@ class JobStore:
         with self._writing.begin() as connection:
             _require_all_series(connection, job_id)
             _require_files(connection, job_id)
-            forget_refusal(connection, job_id, now)
+            replace_results(connection, job_id, now)
             return transition(connection, job_id, state, JobEvent.RERUN, now)
 
     def resend(self, job_id: JobId, state: JobState, now: float) -> Job:
-        """FAILED or DELIVERED back to SEGMENTED: the same result to the same Peers again.
+        """The same result again: FAILED or DELIVERED back to SEGMENTED.
 
-        A FAILED Job is sent to those Peers only that do not have it. For a SEGMENTED one nothing
-        changes but the time: its open Deliveries are due now.
+        Of a DELIVERED Job all of it; of a FAILED or SEGMENTED one what a Peer refused, and what
+        waits, at once. Raises Fatal where there is nothing to send.
         """
         with self._writing.begin() as connection:
-            if state is JobState.SEGMENTED:
-                waiting = and_(
-                    delivery.c.job_id == job_id,
-                    delivery.c.done_at.is_(None),
-                    delivery.c.failed_at.is_(None),
-                )
-                connection.execute(update(delivery).where(waiting).values(not_before=now))
-                return select_jobs(connection, job.c.id == job_id)[0]
-            (finished,) = select_jobs(connection, job.c.id == job_id)
-            if finished.purged_at is not None:
+            (current,) = select_jobs(connection, job.c.id == job_id)
+            if current.purged_at is not None:
                 raise Fatal(f"the result files of Job {job_id} are deleted; {SEND_ANEW}")
-            if not objects_of(connection, job_id):
+            made = [one.kind for one in objects_of(connection, job_id)]
+            if state is not JobState.SEGMENTED and set(made) <= {ResultKind.REFUSAL}:
                 raise Fatal(f"Job {job_id} has no result yet: segnode jobs rerun {job_id}")
-            moved = transition(connection, job_id, state, JobEvent.RESEND, now)
-            _reset_deliveries(connection, job_id, now, only_failed=state is JobState.FAILED)
-            return moved
+            if state is JobState.SEGMENTED:
+                log_event(connection, job_id, now, "NOTE", None, None, "sent again by hand")
+            else:
+                current = transition(connection, job_id, state, JobEvent.RESEND, now)
+            _send_again(connection, job_id, now, with_done=state is JobState.DELIVERED)
+            return current
 
 
 def _require_all_series(connection: Connection, job_id: JobId) -> None:
@@ -323,10 +265,11 @@ def _require_files(connection: Connection, job_id: JobId) -> None:
         )
 
 
-def _reset_deliveries(
-    connection: Connection, job_id: JobId, now: float, *, only_failed: bool
-) -> None:
-    which = and_(delivery.c.job_id == job_id, delivery.c.answer.is_distinct_from(NOT_WANTED))
-    if only_failed:
-        which = and_(which, delivery.c.done_at.is_(None))
-    connection.execute(update(delivery).where(which).values(**ANEW, not_before=now))
+def _send_again(connection: Connection, job_id: JobId, now: float, *, with_done: bool) -> None:
+    """Refused Deliveries, and done ones, begin anew; those that wait are due now."""
+    mine = and_(delivery.c.job_id == job_id, of_current())
+    columns = (delivery.c.failed_at, delivery.c.done_at) if with_done else (delivery.c.failed_at,)
+    ended = or_(*(column.is_not(None) for column in columns))
+    connection.execute(update(delivery).where(mine, ended).values(**ANEW, not_before=now))
+    waits = and_(delivery.c.done_at.is_(None), delivery.c.failed_at.is_(None))
+    connection.execute(update(delivery).where(mine, waits).values(not_before=now))

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
+from node.core.result import ResultKind
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
+from node.store.results import given_of, objects_of
 from node.store.rows import jobs_of_series, log_event, select_jobs, transition
 from node.store.tables import job, job_series, recipient
 
@@ -34,10 +36,13 @@ def insert_job(
 ) -> Job | None:
     """A new QUEUED Job with its recipients; None where this very input has its Job already.
 
+    So it has, too, where the Model has another name by now: its results would have the same UIDs.
+
     With `refusal` it is REJECTED from the first, for that reason: it never had all its Series.
     """
     known = select(job.c.id).where(
-        job.c.model == order.model, job.c.input_fingerprint == order.input_fingerprint
+        or_(job.c.model == order.model, job.c.model_fingerprint == order.model_fingerprint),
+        job.c.input_fingerprint == order.input_fingerprint,
     )
     if (same := connection.scalar(known)) is not None:
         _judged_anew(connection, same, order)
@@ -96,20 +101,29 @@ def _predecessor(connection: Connection, order: JobOrder) -> JobId | None:
 
 
 def _judged_anew(connection: Connection, job_id: int, order: JobOrder) -> None:
-    """Its Series was opened and judged again: what the Job makes from now on says how it is now."""
+    """Its Series was opened and judged again: what the Job makes from now on says how it is now.
+
+    Not where a Peer may have a result of it, which says how it was. Its Model's name is today's.
+    """
     has_result = (JobState.SEGMENTED, JobState.DELIVERED, JobState.FAILED)
     connection.execute(
         update(job)
-        .where(job.c.id == job_id, job.c.state.not_in(has_result))
-        .values(verdict=order.verdict)
+        .where(job.c.id == job_id, job.c.model_fingerprint == order.model_fingerprint)
+        .values(model=order.model)
     )
+    if not given_of(connection, JobId(job_id)):
+        connection.execute(
+            update(job)
+            .where(job.c.id == job_id, job.c.state.not_in(has_result))
+            .values(verdict=order.verdict)
+        )
 
 
 def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: float) -> None:
     """The Job of this very input gets the Peers of a Route that came to it later.
 
-    A result that all its Peers have is on its way again, to the new ones alone. Of a Job without a
-    result they are noted for the time when it has one.
+    A result that all its Peers have, or that one of them refused, is on its way again, to the new
+    ones alone. Of a Job without a result they are noted for the time when it has one.
     """
     (held,) = select_jobs(connection, job.c.id == job_id)
     new = [peer for peer in order.peers if peer not in held.recipients]
@@ -121,7 +135,8 @@ def add_recipients(connection: Connection, job_id: JobId, order: JobOrder, now: 
         log_event(connection, job_id, now, "NOTE", None, None, gone)
         return
     connection.execute(insert(recipient), [{"job_id": job_id, "peer": peer} for peer in new])
-    if held.state is JobState.DELIVERED:
+    has_result = any(one.kind is not ResultKind.REFUSAL for one in objects_of(connection, job_id))
+    if held.state in (JobState.DELIVERED, JobState.FAILED) and has_result:
         transition(connection, job_id, held.state, JobEvent.RESEND, now, detail)
     else:
         log_event(connection, job_id, now, "NOTE", None, None, detail)

@@ -25,27 +25,28 @@ ANEW: Mapping[str, object] = {
     "answer": None,
     "stored_at": None,
     "transaction_uid": None,
+    "lost_at": None,
     "done_at": None,
     "failed_at": None,
 }
-_NONE = ResultKind.REFUSAL
-NOT_WANTED = "no longer wanted there"
+_REPLACED = "replaced by a later attempt of the Job"
 
 
 def record_results(
     connection: Connection, job_id: JobId, objects: Sequence[ObjectRef], gets: Gets, now: float
 ) -> None:
-    """A Job has made these objects; each is due to the Peers that get it.
-
-    What an earlier attempt made stays known where a Peer may have it.
-    """
-    uids = [one.sop_instance_uid for one in objects]
-    _forget(connection, job_id, uids, now)
+    """A Job has made these objects, and no others; each is due to the Peers that get it."""
+    _replace(connection, job_id, [one.sop_instance_uid for one in objects], now)
     known = set(connection.scalars(select(result.c.sop_instance_uid).where(_of(job_id))))
     rows = [_row(job_id, one) for one in objects if one.sop_instance_uid not in known]
     if rows:
         connection.execute(insert(result), rows)
     give(connection, job_id, gets, now)
+
+
+def replace_results(connection: Connection, job_id: JobId, now: float) -> None:
+    """The Job runs again: nothing that it made before is its result any more."""
+    _replace(connection, job_id, (), now)
 
 
 def give(connection: Connection, job_id: JobId, gets: Gets, now: float) -> None:
@@ -60,32 +61,49 @@ def give(connection: Connection, job_id: JobId, gets: Gets, now: float) -> None:
             _due(connection, job_id, peer, one, now)
 
 
-def objects_of(connection: Connection, job_id: JobId, *, given: bool = False) -> list[ObjectRef]:
-    """The objects of a Job; those only that a Peer may have, with `given`."""
-    rows = select(result).where(_of(job_id))
-    if given:
-        rows = rows.where(_given())
+def objects_of(connection: Connection, job_id: JobId) -> list[ObjectRef]:
+    """The objects that a Job has made at its last attempt."""
+    return _refs(connection, _of(job_id), result.c.replaced_at.is_(None))
+
+
+def given_of(connection: Connection, job_id: JobId, peer: str | None = None) -> list[ObjectRef]:
+    """The objects of a Job, of earlier attempts too, that some Peer may have, or this one."""
+    return _refs(connection, _of(job_id), _given(peer))
+
+
+def of_current() -> ColumnElement[bool]:
+    """Of a Delivery: its object was made at the Job's last attempt."""
+    return exists().where(
+        result.c.job_id == delivery.c.job_id,
+        result.c.sop_instance_uid == delivery.c.sop_instance_uid,
+        result.c.replaced_at.is_(None),
+    )
+
+
+def _refs(connection: Connection, *which: ColumnElement[bool]) -> list[ObjectRef]:
     order = list(ResultKind)
-    found = [_ref(row) for row in connection.execute(rows).mappings()]
+    found = [_ref(row) for row in connection.execute(select(result).where(*which)).mappings()]
     return sorted(found, key=lambda one: (order.index(one.kind), one.form, one.sop_instance_uid))
 
 
-def forget_refusal(connection: Connection, job_id: JobId, now: float) -> None:
-    """The Job runs again: that there is no result is not said any more to those who don't know."""
-    kept = [one.sop_instance_uid for one in objects_of(connection, job_id) if one.kind is not _NONE]
-    _forget(connection, job_id, kept, now)
-
-
-def _forget(connection: Connection, job_id: JobId, uids: Sequence[str], now: float) -> None:
+def _replace(connection: Connection, job_id: JobId, uids: Sequence[str], now: float) -> None:
+    """All objects but these are of before: known where a Peer may have them, else forgotten."""
     others = and_(delivery.c.job_id == job_id, delivery.c.sop_instance_uid.not_in(uids))
     connection.execute(delete(delivery).where(others, delivery.c.tried_at.is_(None)))
     connection.execute(
         update(delivery)
         .where(others, delivery.c.done_at.is_(None))
-        .values(done_at=now, failed_at=None, answer=NOT_WANTED)
+        .values(done_at=now, failed_at=None, answer=_REPLACED)
+    )
+    before = and_(_of(job_id), result.c.sop_instance_uid.not_in(uids))
+    connection.execute(delete(result).where(before, not_(_given())))
+    connection.execute(
+        update(result).where(before, result.c.replaced_at.is_(None)).values(replaced_at=now)
     )
     connection.execute(
-        delete(result).where(_of(job_id), result.c.sop_instance_uid.not_in(uids), not_(_given()))
+        update(result)
+        .where(_of(job_id), result.c.sop_instance_uid.in_(uids))
+        .values(replaced_at=None)
     )
 
 
@@ -113,11 +131,12 @@ def _of(job_id: JobId) -> ColumnElement[bool]:
     return result.c.job_id == job_id
 
 
-def _given() -> ColumnElement[bool]:
+def _given(peer: str | None = None) -> ColumnElement[bool]:
     return exists().where(
         delivery.c.job_id == result.c.job_id,
         delivery.c.sop_instance_uid == result.c.sop_instance_uid,
         delivery.c.tried_at.is_not(None),
+        *([delivery.c.peer == peer] if peer is not None else []),
     )
 
 

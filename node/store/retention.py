@@ -24,9 +24,10 @@ from sqlalchemy import (
 
 from node.core.job import JobState
 from node.core.names import JobId, SeriesInstanceUID
+from node.core.result import ResultKind
 from node.store.database import writing
 from node.store.rows import jobs_of_series, log_event
-from node.store.tables import instance, job, job_series, series, waiting
+from node.store.tables import delivery, instance, job, job_series, series, waiting
 
 T = TypeVar("T")
 
@@ -225,9 +226,20 @@ def _due_jobs(
                 job.c.state.in_(states),
                 job.c.purged_at.is_(None),
                 job.c.updated_at <= now - days * _DAY,
+                ~_tells_a_refusal(),
             )
         )
     ]
+
+
+def _tells_a_refusal() -> ColumnElement[bool]:
+    """A Peer has still to be told that the Job has no result."""
+    return exists().where(
+        delivery.c.job_id == job.c.id,
+        delivery.c.kind == ResultKind.REFUSAL,
+        delivery.c.done_at.is_(None),
+        delivery.c.failed_at.is_(None),
+    )
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

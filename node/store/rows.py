@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    exists,
+    insert,
+    select,
+    update,
+)
 
 from node.core.delivery import Delivery
 from node.core.errors import StaleState
@@ -118,3 +127,14 @@ def select_deliveries(connection: Connection, *job_ids: JobId) -> list[Delivery]
         select(delivery).where(delivery.c.job_id.in_(job_ids)).order_by(delivery.c.id)
     ).mappings()
     return [Delivery(**{**row, "kind": ResultKind(row["kind"])}) for row in rows]
+
+
+def superseded() -> ColumnElement[bool]:
+    """Of a Job: a later one reads the same Series, and some more Instances."""
+    later = job.alias("later")
+    return exists().where(later.c.supersedes == job.c.id)
+
+
+def waits_to_be_given(job_id: JobId) -> ColumnElement[bool]:
+    """Of a recipient of this Job: it came later, and what it gets is not decided yet."""
+    return and_(recipient.c.job_id == job_id, recipient.c.given_at.is_(None))

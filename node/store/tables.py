@@ -205,6 +205,7 @@ result = Table(  # the result objects of a Job, each a file in results/
     Column("sop_class_uid", String(64), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("form", Text, nullable=False, server_default=""),  # of a Segmentation, see core/result
+    Column("replaced_at", Float),  # a later attempt made others; some Peer may still have this one
 )
 
 delivery = Table(
@@ -221,6 +222,7 @@ delivery = Table(
     Column("answer", Text),
     Column("stored_at", Float),  # the Peer answered success, and has to confirm that it keeps it
     Column("transaction_uid", String(64)),  # of the request to confirm
+    Column("lost_at", Float),  # the Peer does not keep what it had answered success to
     Column("done_at", Float),
     Column("failed_at", Float),
     UniqueConstraint("job_id", "peer", "sop_instance_uid", name="uq_delivery_object"),

@@ -175,4 +175,4 @@ def test_a_series_that_is_routed_again_gets_jobs_of_new_models_only(
     assert (same["id"], same["state"]) == (before["id"], "DELIVERED")
     unknown = node.run("jobs", "rerun", "1.2.3", check=False)
     assert unknown.returncode == 1
-    assert "no closed Series has this UID" in unknown.stderr
+    assert "no Series has this UID" in unknown.stderr

@@ -61,7 +61,7 @@ def test_each_channel_gets_its_series_by_uid_or_folder_and_the_result_is_nnunets
     options = ["--channel", f"channel 1={folder}", "--channel", f"channel 0={t1}"]
     done = _predict(given, "both", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
-    (segmentation,) = (tmp_path / "out").glob("*.dcm")
+    (segmentation,) = (tmp_path / "out").glob("*.seg.dcm")
     assert segmentation.name == f"{t1}.seg.dcm"
     (referenced,) = dcmread(segmentation).ReferencedSeriesSequence
     assert referenced.SeriesInstanceUID == t1

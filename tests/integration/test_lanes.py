@@ -28,6 +28,7 @@ from node.lanes.segment import SegmentLane
 from node.lanes.watch import JobsInHand
 from node.retention import purge
 from node.store import database
+from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
@@ -75,6 +76,7 @@ class World:
         self.folder = folder
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
+        self.deliveries = DeliveryStore(engine)
         self.engine = ThresholdEngine()
         self.wants = Wants()
         models = {"threshold": MODEL}
@@ -173,6 +175,21 @@ def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
         files.append([path.read_bytes() for path in world.outbox.files(job.id, uids)])
     assert files[0] == files[1]
     assert [one.kind for one in made] == [ResultKind.SEGMENTATION, ResultKind.REPORT]
+
+
+def test_the_bytes_that_a_peer_may_have_stay_whatever_a_later_attempt_makes(world: World) -> None:
+    world.receive(make_series())
+    job = world.close()
+    world.segmenting.step()
+    (path, *_) = world.results()
+    path.write_bytes(b"as an earlier version made it")
+    taken = world.deliveries.take("pacs", time.time())
+    assert taken is not None
+    for one in taken[1]:
+        world.deliveries.failed(one, "refused", time.time())
+    world.jobs.rerun(job.id, JobState.FAILED, time.time())
+    world.segmenting.step()
+    assert path.read_bytes() == b"as an earlier version made it"
 
 
 def test_a_series_that_makes_no_volume_is_rejected_with_the_reason(world: World) -> None:

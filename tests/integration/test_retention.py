@@ -108,7 +108,7 @@ class Folder:
 
 def order(fingerprint: str, model: str = "model") -> JobOrder:
     uids = result_uids(fingerprint, model)
-    return JobOrder((UID,), "route", model, "mo", fingerprint, uids, ("pacs",))
+    return JobOrder((UID,), "route", model, f"fp of {model}", fingerprint, uids, ("pacs",))
 
 
 @pytest.fixture

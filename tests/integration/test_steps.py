@@ -2,10 +2,11 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from node.core.errors import SeriesRejected, Temporary
 from node.core.model import Model, Progress, Tell, tell_nobody
@@ -37,6 +38,7 @@ class Stepped:
         self.events, self.go_on = events, threading.Event()
         self.raising: Exception | None = None
         self.tells: tuple[Progress, ...] = (Progress(0.0), Progress(1.0))
+        self.probabilities: Mapping[int, NDArray[np.uint8]] | None = None
         self.closed = False
 
     def warm_up(self) -> None: ...
@@ -61,6 +63,7 @@ class Stepped:
             np.zeros(predicted.array.shape, np.uint8),
             predicted.affine,
             predicted.frame_of_reference_uid,
+            probabilities=self.probabilities,
         )
 
     def close(self) -> None:
@@ -203,6 +206,20 @@ def test_an_unforeseen_error_spoils_the_process(world: World) -> None:
     assert isinstance(answer, Failed)
     assert answer.spoiled
     assert "ZeroDivisionError: oops" in str(answer.error)
+
+
+def test_probabilities_come_label_by_label_before_the_answer_that_has_none(world: World) -> None:
+    found = {label: np.full((2, 2, 2), label, np.uint8) for label in (1, 2, 5)}
+    world.segmenter.probabilities = found
+    world.segmenter.tells = ()
+    world.segmenter.go_on.set()
+    world.ask(1)
+    told = [world.reports.get(timeout=LONGEST) for _ in range(4)]
+    assert [(one.label, one.array.max()) for one in told if isinstance(one, Probable)] == [
+        (label, label) for label in found
+    ]
+    assert isinstance(told[-1], Answered)
+    assert told[-1].label_map.probabilities is None
 
 
 def test_progress_is_told_seldom_but_every_note_and_the_end(world: World) -> None:

@@ -18,6 +18,7 @@ from node.store import database
 from node.store.channel_orders import ChannelRoute
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
+from node.store.recipients import RecipientStore
 from node.store.series import SeriesStore, StoredInstance
 from node.store.waiting import ChannelFit, WaitingStore
 from tests.stored import segmented, the_one
@@ -340,7 +341,7 @@ def test_a_delivered_result_goes_to_the_new_peers_alone(
     deliveries.delivered(the_one(deliveries.take("pacs", NOW)), "stored", NOW)
     _fits_other_later(store, at=NOW + 1)
     assert store.jobs.list()[0].state is JobState.SEGMENTED
-    giving = GiveLane(store.jobs, {}, lambda: None)
+    giving = GiveLane(RecipientStore(engine), store.jobs, {}, lambda: None)
     assert giving.step() == AT_ONCE
     assert giving.step() == IDLE_SECONDS
     assert deliveries.take("pacs", NOW + 2) is None

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from node.core.errors import Fatal
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
@@ -91,6 +94,17 @@ def test_a_refusal_needs_no_more_of_the_source_than_its_uids() -> None:
         _refused([one])
 
 
+@pytest.mark.parametrize(
+    "number", [b"1e400 ", b"inf ", b"nan ", b"1\\2 ", b"\xff\xfe", b"-3", b"9" * 12]
+)
+def test_a_series_number_that_is_none_does_not_stand_in_the_way(number: bytes) -> None:
+    instances = make_series()
+    for one in instances:
+        tag = Tag("SeriesNumber")
+        one[tag] = RawDataElement(tag, "IS", len(number), number, 0, False, True)
+    assert dcmread(BytesIO(_refused(instances).content)).SeriesNumber == 2500
+
+
 def test_the_same_refusal_is_the_same_document_and_another_reason_is_another() -> None:
     one, again, other = (
         _refused(make_series()),
@@ -168,8 +182,8 @@ def answer() -> Answer:
 
 
 def test_a_rejection_note_refers_to_all_that_is_replaced_but_other_notes(answer: Answer) -> None:
-    note = encode_rejection(answer)
-    verify_rejection(note, answer)
+    note = encode_rejection(answer, answer.predecessors)
+    verify_rejection(note, answer, answer.predecessors)
     read = highdicom.ko.KeyObjectSelectionDocument.from_dataset(dcmread(BytesIO(note.content)))
     content = read.content
     assert content[0].name.value == "113001"
@@ -182,18 +196,40 @@ def test_a_rejection_note_refers_to_all_that_is_replaced_but_other_notes(answer:
     (_,) = content.get_observer_contexts()
     assert (read.Modality, read.SeriesNumber) == ("KO", 2903)
     assert note.ref.kind is ResultKind.REJECTION
-    assert note.content == encode_rejection(answer).content
+    assert note.content == encode_rejection(answer, answer.predecessors).content
+
+
+def test_a_peer_that_was_given_less_gets_a_note_of_its_own(answer: Answer) -> None:
+    both, one = encode_rejection(answer, [SEG, REPORT]), encode_rejection(answer, [SEG])
+    verify_rejection(one, answer, [SEG])
+    named = [ref.referenced_sop_instance_uid for ref in _references(one)]
+    assert named == [SEG.sop_instance_uid]
+    assert one.ref.sop_instance_uid != both.ref.sop_instance_uid
+    assert one.ref.form != both.ref.form
+    for note, given in ((one, [SEG, REPORT]), (both, [SEG])):
+        with pytest.raises(Fatal, match="its SOP Instance UID is not that of this Job"):
+            verify_rejection(note, answer, given)
+
+
+def test_the_order_of_what_was_given_does_not_matter(answer: Answer) -> None:
+    note = encode_rejection(answer, [SEG, REPORT])
+    assert note.content == encode_rejection(answer, [REPORT, SEG, NOTE, SEG]).content
+
+
+def _references(note: ResultObject) -> list[Any]:
+    read = highdicom.ko.KeyObjectSelectionDocument.from_dataset(dcmread(BytesIO(note.content)))
+    return list(read.content.get_references())
 
 
 def test_without_an_earlier_result_there_is_nothing_to_reject(answer: Answer) -> None:
     with pytest.raises(Fatal, match="there is no earlier result"):
-        encode_rejection(with_predecessors(answer, [NOTE]))
+        encode_rejection(answer, [NOTE])
 
 
 def test_dciodvfy_and_dcmtk_find_no_fault_in_a_rejection_note(
     tmp_path: Path, answer: Answer
 ) -> None:
-    (tmp_path / "note.dcm").write_bytes(encode_rejection(answer).content)
+    (tmp_path / "note.dcm").write_bytes(encode_rejection(answer, answer.predecessors).content)
     assert faults_of(tmp_path / "note.dcm") == set()
     assert "Rejected for Quality Reasons" in require_dcmtk_reads(tmp_path / "note.dcm")
 
@@ -204,6 +240,45 @@ def _drop_a_reference(dataset: Dataset) -> None:
 
 def _drop_evidence(dataset: Dataset) -> None:
     del dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+
+
+def evidence_with(keyword: str) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
+        setattr(study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0], keyword, "1.2.3")
+
+    return change
+
+
+def study_of_evidence(dataset: Dataset) -> None:
+    dataset.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID = "1.2.3"
+
+
+def _series_of_evidence(dataset: Dataset) -> None:
+    (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
+    study.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+
+
+def _repeat_evidence(dataset: Dataset) -> None:
+    (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
+    items = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    items.append(items[0])
+
+
+def _reference(keyword: str) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        setattr(dataset.ContentSequence[-1].ReferencedSOPSequence[0], keyword, "1.2.3")
+
+    return change
+
+
+def _say(words: str) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        for item in dataset.ContentSequence:
+            if item.ConceptNameCodeSequence[0].CodeValue == "113012":
+                item.TextValue = words
+
+    return change
 
 
 def _retitle(dataset: Dataset) -> None:
@@ -223,21 +298,30 @@ def _set(keyword: str, value: str) -> Callable[[Dataset], None]:
     [
         (_drop_a_reference, "does not refer to all that it replaces"),
         (_drop_evidence, "1 instances of its evidence"),
+        (evidence_with("ReferencedSOPClassUID"), "2 instances of its evidence"),
+        (evidence_with("ReferencedSOPInstanceUID"), "2 instances of its evidence"),
+        (study_of_evidence, "4 instances of its evidence"),
+        (_series_of_evidence, "2 instances of its evidence"),
+        (_repeat_evidence, "0 instances of its evidence"),
+        (_reference("ReferencedSOPClassUID"), "does not refer to all that it replaces"),
+        (_reference("ReferencedSOPInstanceUID"), "does not refer to all that it replaces"),
+        (_say("keep"), 'does not say "Replaced by a later result"'),
+        (_say("Replaced by a later result"), 'does not say "not a medical device"'),
         (_retitle, "its title is not Rejected for Quality Reasons"),
-        (_drop_content, "it cannot be read"),
+        (_drop_content, "it does not say"),
         (_set("PatientName", "Somebody^Else"), "its PatientName is not the source's"),
-        (_set("StudyInstanceUID", "1.2"), "its Study is 1.2"),
+        (_set("StudyInstanceUID", "1.2"), "its StudyInstanceUID is not the source's"),
         (_set("SOPInstanceUID", "1.2"), "its SOP Instance UID is 1.2"),
     ],
 )
 def test_a_rejection_note_that_is_wrong_does_not_leave(
     answer: Answer, spoil: Callable[[Dataset], None], sentence: str
 ) -> None:
-    note = encode_rejection(answer)
+    note = encode_rejection(answer, answer.predecessors)
     dataset = dcmread(BytesIO(note.content))
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
-        verify_rejection(replace(note, pieces=(file_bytes(dataset),)), answer)
+        verify_rejection(replace(note, pieces=(file_bytes(dataset),)), answer, answer.predecessors)
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,8 @@ def test_regions_are_numbered_as_they_are_painted_and_covered_ones_are_the_rest(
 ) -> None:
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3], "ignore": 4}
     change(folder / "dataset.json", labels=labels, regions_class_order=[1, 3, 2])
-    found = [(s.number, s.label) for s in load_model("m", folder).segments]
-    assert found == [(1, "whole (rest)"), (2, "enhancing"), (3, "core (rest)")]
+    found = [(s.number, s.label, s.covered) for s in load_model("m", folder).segments]
+    assert found == [(1, "whole (rest)", True), (2, "enhancing", False), (3, "core (rest)", True)]
 
 
 def test_region_numbers_that_nnunet_would_cut_to_eight_bits_are_refused(folder: Path) -> None:

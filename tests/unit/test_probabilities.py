@@ -135,8 +135,8 @@ def test_too_many_are_refused_before_the_network_runs_saying_what_to_set() -> No
         require_room(117, (500, 512, 512), 999 * GB)
     assert str(refused.value) == (
         "the probabilities of 117 labels for 500 × 512 × 512 voxels are 15.3 GB, and 4.0 GB is "
-        'the most: set segmentation = "binary" or "labelmap" for the peers that want '
-        '"fractional", then rerun the Job'
+        'the most: set segmentation = "binary" or "labelmap" in [peers.NAME.results] of those '
+        'that want "fractional", then rerun the Job'
     )
 
 

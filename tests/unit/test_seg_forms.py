@@ -273,6 +273,21 @@ def test_nothing_found_is_a_result_in_every_form(kind: SegType, keep: bool) -> N
     assert header.NumberOfFrames == each * (1 if kind is SegType.LABELMAP else len(SEGMENTS))
 
 
+def test_the_probability_of_a_region_that_others_cover_says_that_it_is_of_the_whole() -> None:
+    answer = make_answer()
+    covered = tuple(replace(one, covered=one.number == 1) for one in SEGMENTS)
+    answer = replace(answer, model=make_model(covered))
+    for form in (FRACTIONAL, LABELMAP, SegForm()):
+        (made,) = encode_segmentations(answer, form)
+        verify_segmentations([made], answer, form)
+        items = dcmread(BytesIO(made.content)).SegmentSequence
+        said = [s.SegmentLabel for s in items if "whole region" in s.get("SegmentDescription", "")]
+        assert said == (["Anterior"] if form is FRACTIONAL else [])
+    (made,) = encode_segmentations(replace(answer, model=make_model()), FRACTIONAL)
+    with pytest.raises(Fatal, match="Segment 1 does not say which part of a region it shows"):
+        verify_segmentations([made], answer, FRACTIONAL)
+
+
 def test_a_fractional_segmentation_needs_probabilities_and_says_what_to_set() -> None:
     answer = make_answer()
     with pytest.raises(Fatal, match=r"hippocampus gave labels without probabilities.* set prob"):

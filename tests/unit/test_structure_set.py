@@ -19,6 +19,7 @@ from skimage.draw import polygon2mask
 
 from node.core.errors import Fatal
 from node.core.model import InputRules, Profile
+from node.core.names import SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap
@@ -35,6 +36,7 @@ from tests.unit.test_seg import HIPPOCAMPUS, LEFT, SEGMENTS, STRUCTURE, make_mod
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 PRONE = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+MODIFIER = "SegmentedPropertyTypeModifierCodeSequence"
 ORIENTATIONS = [AXIAL, SAGITTAL, CORONAL, OBLIQUE, PRONE]
 
 
@@ -309,8 +311,20 @@ def test_it_takes_the_place_of_an_earlier_structure_set() -> None:
     (item,) = read(made).PredecessorStructureSetSequence
     assert item.ReferencedSOPInstanceUID == uids.sop_instance_uid
     verify_structure_set(made, answer)
-    with pytest.raises(Fatal, match="does not name the Structure Set that it replaces"):
+    with pytest.raises(Fatal, match="does not name the Structure Sets that it replaces"):
         verify_structure_set(encode_structure_set(answered()), answer)
+
+
+def test_it_takes_the_place_of_all_earlier_structure_sets() -> None:
+    named = replace(encode_structure_set(answered()).ref, form="")
+    refs = [replace(named, sop_instance_uid=SOPInstanceUID(uid)) for uid in ("1.2.8", "1.2.9")]
+    answer = replace(answered(), predecessors=tuple(refs))
+    made = encode_structure_set(answer)
+    items = read(made).PredecessorStructureSetSequence
+    assert [item.ReferencedSOPInstanceUID for item in items] == ["1.2.8", "1.2.9"]
+    verify_structure_set(made, answer)
+    with pytest.raises(Fatal, match="does not name the Structure Sets that it replaces"):
+        verify_structure_set(made, replace(answer, predecessors=tuple(refs[1:])))
 
 
 @pytest.mark.parametrize("folder", REAL)
@@ -375,7 +389,21 @@ def test_dcmtk_reads_it(tmp_path: Path) -> None:
             "overlaps",
         ),
         (lambda d: setattr(d, "PatientID", "P2"), "PatientID is not the source's"),
-        (lambda d: setattr(d, "StudyInstanceUID", "1.2.3"), "Study is 1.2.3"),
+        (lambda d: setattr(d, "StudyInstanceUID", "1.2.3"), "StudyInstanceUID is not the source's"),
+        (lambda d: _kind(d).__delattr__(MODIFIER), "ROI 1 is coded not at all, not 7771000"),
+        (
+            lambda d: setattr(_kind(d)[MODIFIER].value[0], "CodeValue", "24028007"),
+            "ROI 1 is coded 24028007, not 7771000 .Left.",
+        ),
+        (
+            lambda d: setattr(_kind(d, 1), MODIFIER, _kind(d)[MODIFIER].value),
+            "ROI 2 has the code 7771000, which the Model does not give it",
+        ),
+        (
+            lambda d: delattr(d.RTROIObservationsSequence[0], "AnatomicRegionSequence"),
+            "ROI 1 is coded not at all, not 12738006 .Brain.",
+        ),
+        (lambda d: setattr(_kind(d), "CodeValue", "1"), "ROI 1 is coded 1, not 5366008"),
         (lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"), "Frame of Reference is 1.2.3"),
         (lambda d: d.StructureSetROISequence.pop(), "it has 1 ROIs, not 2"),
         (lambda d: setattr(d.StructureSetROISequence[0], "ROIName", "Liver"), 'named "Liver"'),
@@ -398,6 +426,12 @@ def test_the_gate_stops_a_set_that_says_something_else(
     spoil(dataset)
     with pytest.raises(Fatal, match=sentence):
         verify_structure_set(ResultObject(made.ref, (file_bytes(dataset),)), answer)
+
+
+def _kind(dataset: Dataset, index: int = 0) -> Dataset:
+    """What the Structure Set says that an ROI is."""
+    (kind,) = dataset.RTROIObservationsSequence[index].RTROIIdentificationCodeSequence
+    return kind
 
 
 def _points(dataset: Dataset, axis: int, off_mm: float) -> None:

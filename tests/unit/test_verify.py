@@ -239,7 +239,7 @@ def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
         (_refer_to_nothing, "does not say which Instance"),
         (_lose_a_group, "a frame has no PlanePositionSequence"),
         (_set("FrameOfReferenceUID", "1.2.3"), "Frame of Reference is 1.2.3, not"),
-        (_set("StudyInstanceUID", "1.2.3"), "Study is 1.2.3, not"),
+        (_set("StudyInstanceUID", "1.2.3"), "StudyInstanceUID is not the source's"),
         (_set("PatientID", "P2"), "PatientID is not the source's"),
         (_set("PatientName", "Müller^Anna"), "PatientName is not the source's"),
         (_set("SegmentationType", "FRACTIONAL"), "Segmentation Type is FRACTIONAL"),
@@ -343,7 +343,7 @@ def test_a_label_without_a_segment_is_caught(source: SourceSeries, label_map: La
 
 def test_another_series_is_caught(source: SourceSeries, label_map: LabelMap) -> None:
     file = file_bytes(encode(label_map, make_model(), source, UIDS, CREATED_AT))
-    with pytest.raises(Fatal, match="Study is"):
+    with pytest.raises(Fatal, match="StudyInstanceUID is not the source's"):
         verify(file, label_map, make_model(), source_of(make_series(name="another")))
 
 

@@ -118,8 +118,8 @@ def _show_another_segment(dataset: Dataset) -> None:
         (SPLIT, _set("SOPInstanceUID", "1.2.3"), "SOP Instance is 1.2.3, not"),
         (SPLIT, _set("SeriesInstanceUID", "1.2.3"), "Series is 1.2.3, not"),
         (SegForm(), _swap_frames, "do not go by segment, then plane"),
-        (SegForm(), _lose_the_region, "lacks what a Segmentation must have"),
-        (SegForm(), _lose_the_laterality, "lacks what a Segmentation must have"),
+        (SegForm(), _lose_the_region, "Segment 1 is coded not at all, not 12738006"),
+        (SegForm(), _lose_the_laterality, "Segment 1 is coded not at all, not 7771000"),
     ],
 )
 def test_a_broken_promise_is_caught_and_named(

@@ -20,6 +20,7 @@ from node.dicom.results.report.verify import verify_report
 from node.dicom.results.segmentation.encode import file_bytes
 from tests.measured import answer_of, make_ct, segmentation_of, with_predecessors
 from tests.series_factory import CORONAL, make_series
+from tests.unit.test_documents import evidence_with, study_of_evidence
 from tests.unit.test_resample import CASES, sphere_series
 from tests.unit.test_seg import source_of
 
@@ -138,6 +139,10 @@ def _other_instance(dataset: Dataset) -> None:
     _named(dataset, "Source").ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.9"
 
 
+def _other_class(dataset: Dataset) -> None:
+    _named(dataset, "Source").ReferencedSOPSequence[0].ReferencedSOPClassUID = "1.2.9"
+
+
 def _less_evidence(dataset: Dataset) -> None:
     (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
     del study.ReferencedSeriesSequence[0].ReferencedSOPSequence[3]
@@ -162,12 +167,17 @@ def _set_in(meaning: str, keyword: str, value: object) -> Callable[[Dataset], No
         (_code("Derivation", "373099004"), "mean or standard deviation is missing"),
         (_code("Finding", "1"), "its finding is"),
         (_code("Finding category", "1"), "its category is"),
-        (_code("Laterality", "24028007"), "its laterality is"),
-        (_drop("Finding Site"), "its finding site is missing"),
+        (_code("Laterality", "24028007"), "its laterality is coded 24028007, not 7771000"),
+        (_drop("Laterality"), "Anterior: its laterality is coded not at all"),
+        (_code("Finding Site", "1"), "Anterior: its finding site is coded 1, not 12738006"),
+        (_drop("Finding Site"), "its finding site is coded not at all"),
         (_swap_tracking_uids, "Anterior: its Tracking ID is hippocampus 2 Posterior"),
         (_set_in("Tracking Unique Identifier", "UID", "1.2"), "the Tracking UID of Anterior"),
         (_other_segment, "its Segment Number is 2, not 1"),
         (_other_instance, r"refers to 1\.2\.9, which is not among its evidence"),
+        (evidence_with("ReferencedSOPClassUID"), "2 instances of its evidence"),
+        (_other_class, "which is not among its evidence"),
+        (study_of_evidence, "42 instances of its evidence"),
         (_less_evidence, "1 instances of its evidence"),
         (_drop("Measurement Group"), "1 measurement groups for 2 Segments"),
         (_drop("Comment"), "that it is no medical device"),
@@ -177,7 +187,7 @@ def _set_in(meaning: str, keyword: str, value: object) -> Callable[[Dataset], No
         (_set("SeriesDescription", "Measurements"), "that it is for research"),
         (_set("VerificationFlag", "VERIFIED"), "its Verification Flag is VERIFIED"),
         (_set("PatientID", "P2"), "its PatientID is not the source's"),
-        (_set("StudyInstanceUID", "1.2"), "its Study is"),
+        (_set("StudyInstanceUID", "1.2"), "its StudyInstanceUID is not the source's"),
         (_set("SOPInstanceUID", "1.2"), "its SOP Instance UID is"),
         (_set("PredecessorDocumentsSequence", None), "the reports that it takes the place of"),
         (_set("ContentSequence", None), "lacks what a report must have"),

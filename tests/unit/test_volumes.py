@@ -307,6 +307,11 @@ def test_positions_that_are_rounded_honestly_are_even(
     assert candidate.fault is None
 
 
+def test_thin_slices_of_which_most_are_missing_are_no_rounding() -> None:
+    points = np.array([[0.0, 0.0, round(n * 0.3125, 1)] for n in (0, 4, 7)])
+    assert rounding_mm(points, np.array([0.0, 0.0, 1.0])) == 0.0
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.floats(0.3, 3.0),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from node.core.model import Model
 from node.core.result import Identity, ObjectRef, ResultKind
@@ -44,6 +45,12 @@ class Answer:
     def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
         """UIDs of one result object of this Job."""
         return self.identity.uids(kind, form, part)
+
+    @property
+    def first(self) -> Dataset:
+        """The Instance of the first plane: whose patient and Study the results have."""
+        uid = self.planes[0].sop_instance_uid
+        return next(one for one in self.source.instances if one.get("SOPInstanceUID") == uid)
 
     def tracking_uid(self, label: int) -> str:
         """Tracking UID of what a Segment shows: the same in all objects of this Job."""

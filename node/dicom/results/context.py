@@ -168,7 +168,7 @@ def _series_number(instance: Dataset, first: int) -> int:
     """`first` above the source's Series Number; `first` where it has none that can be used."""
     try:
         number = int(instance.get("SeriesNumber") or 0)
-    except (TypeError, ValueError):
+    except Exception:  # several, words, 1e400: what is no whole number raises almost anything
         number = 0
     return first + (number if 0 <= number <= _LARGEST_INTEGER_STRING - first else 0)
 

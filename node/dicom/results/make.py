@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from node.core.result import SegForm, Wants
+from node.core.result import ObjectRef, SegForm, Wants
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.captures.encode import encode_captures
 from node.dicom.results.captures.verify import verify_captures
@@ -33,7 +33,7 @@ def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterat
     if any(one.capture for one in wants):
         yield from _verified(answer, encode_captures, verify_captures, enter)
     if answer.predecessors and any(one.rejection_note for one in wants):
-        yield _verified(answer, encode_rejection, verify_rejection, enter)
+        yield _rejection(answer, answer.predecessors, enter)
 
 
 def _verified(
@@ -44,6 +44,15 @@ def _verified(
     made = encode(answer)
     enter("verify")
     verify(made, answer)
+    return made
+
+
+def _rejection(answer: Answer, given: Sequence[ObjectRef], enter: Enter) -> ResultObject:
+    """The note that a Peer gets that was given these objects of earlier Jobs."""
+    enter("encode")
+    made = encode_rejection(answer, given)
+    enter("verify")
+    verify_rejection(made, answer, given)
     return made
 
 

@@ -15,10 +15,16 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.gate import require_equal, require_same_patient
 from node.dicom.voxels import modality_frames
 
 _LIKE_GREY = 48  # between the channels of a colour that a tinted grey may have by chance
 _BYTES = np.array([1 << 16, 1 << 8, 1], np.uint32)  # a colour as one number
+_ABOUT = 1e-3  # of a cosine: by how much the nearest side may be nearer than the next
+_TOWARDS = {  # in LPS, PS3.3 C.7.6.2.1.1
+    **{end: np.eye(3)[axis] for axis, end in enumerate("LPH")},
+    **{end: -np.eye(3)[axis] for axis, end in enumerate("RAF")},
+}
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]  # (row, column, RGB)
@@ -38,6 +44,7 @@ def verify_captures(captures: Sequence[ResultObject], answer: Answer) -> None:
         dataset = _read(capture.content)
         try:
             _require_identity(dataset, capture, answer, part)
+            _require_side(dataset, answer, part)
             _require_drawn(dataset, answer, part)
             series.add(str(dataset.SeriesInstanceUID))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -54,24 +61,62 @@ def _read(content: bytes) -> Dataset:
 
 
 def _require_identity(dataset: Dataset, capture: ResultObject, answer: Answer, part: int) -> None:
+    """Patient and Study of the source, its own names, and what kind of picture it is."""
+
+    def wrong(sentence: str) -> Fatal:
+        return _wrong(f"of picture {part}, {sentence}")
+
     source = _instances(answer)[str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)]
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
-            raise _wrong(f"{keyword} of picture {part} is not the source's")  # no name in the log
+    require_same_patient(dataset, source, wrong)
     stated = {
         "SOP Class": (dataset.SOPClassUID, SecondaryCaptureImageStorage),
         "SOP Instance": (dataset.SOPInstanceUID, capture.ref.sop_instance_uid),
         "Series": (dataset.SeriesInstanceUID, capture.ref.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
         "Instance Number": (int(dataset.InstanceNumber), part),
         "Burned In Annotation": (dataset.BurnedInAnnotation, "NO"),
         "Conversion Type": (dataset.ConversionType, "WSD"),
         "Image Type": (list(dataset.ImageType)[:2], ["DERIVED", "SECONDARY"]),
         "Photometric Interpretation": (dataset.PhotometricInterpretation, "RGB"),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise _wrong(f"{name} of picture {part} is {found}, not {expected}")
+    require_equal(stated, wrong)
+
+
+def _require_side(dataset: Dataset, answer: Answer, part: int) -> None:
+    """Of a paired part, the side that the source says; and which way the patient lies."""
+    image = dataset.SourceImageSequence[0]
+    source = _instances(answer)[str(image.ReferencedSOPInstanceUID)]
+    frame = image.get("ReferencedFrameNumber")
+    of_frame = _group(source, frame, "FrameAnatomySequence", "FrameLaterality")
+    sides = {
+        "BodyPartExamined": source.get("BodyPartExamined"),
+        "Laterality": source.get("Laterality"),
+        "ImageLaterality": of_frame.get("FrameLaterality") or source.get("ImageLaterality"),
+    }
+    for keyword, expected in sides.items():
+        if str(dataset.get(keyword) or "") != str(expected or ""):
+            raise _wrong(f"{keyword} of picture {part} is {dataset.get(keyword)}, not {expected}")
+    plane = _group(source, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    cosines = np.asarray(plane.ImageOrientationPatient, float).reshape(2, 3)
+    for ends, direction in zip(dataset.PatientOrientation, cosines, strict=True):
+        if not _runs(str(ends), direction):
+            raise _wrong(f"Patient Orientation of picture {part} is {dataset.PatientOrientation}")
+
+
+def _group(source: Dataset, frame: int | None, group: str, keyword: str) -> Dataset:
+    """What says this of a frame: its own group, that of all frames, or a classic header itself."""
+    if frame is None:
+        return source
+    own = source.PerFrameFunctionalGroupsSequence[int(frame) - 1]
+    shared = (source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    items = [where.get(group) or [Dataset()] for where in (own, shared)]
+    return next((one[0] for one in items if keyword in one[0]), Dataset())
+
+
+def _runs(ends: str, direction: NDArray[np.float64]) -> bool:
+    """Whether a line runs to these sides of the patient, nearest first (PS3.3 C.7.6.1.1.1)."""
+    along = [float(direction @ _TOWARDS[end]) for end in ends]
+    nearest = float(np.abs(direction).max())
+    return bool(along) and min(along) > 0 and along[0] >= nearest - _ABOUT
 
 
 def _instances(answer: Answer) -> Mapping[str, Dataset]:
@@ -99,11 +144,7 @@ def _require_drawn(dataset: Dataset, answer: Answer, part: int) -> None:
 
 def _picture_size(dataset: Dataset, source: Dataset, frame: int | None) -> tuple[int, int]:
     """Rows and columns of the picture that the slice takes, from its upper left corner."""
-    measures = source
-    if frame is not None:
-        own = source.PerFrameFunctionalGroupsSequence[frame - 1]
-        shared = (source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        measures = (own if "PixelMeasuresSequence" in own else shared).PixelMeasuresSequence[0]
+    measures = _group(source, frame, "PixelMeasuresSequence", "PixelSpacing")
     high, wide = (float(value) for value in dataset.PixelSpacing)
     row_spacing, column_spacing = (float(value) for value in measures.PixelSpacing)
     return round(source.Rows * row_spacing / high), round(source.Columns * column_spacing / wide)

@@ -3,11 +3,11 @@
 An archive that knows IOCM hides what the note refers to; one that does not shows the note.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from highdicom.sr import CompositeContentItem, ImageContentItem
-from pydicom import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from node.core.anatomy import Code
@@ -34,15 +34,23 @@ _DESCRIPTION: Final = Code("113012", "DCM", "Key Object Description")
 _IMAGES: Final = (ResultKind.SEGMENTATION, ResultKind.CAPTURE)
 
 
-def encode_rejection(answer: Answer) -> ResultObject:
-    """That the predecessors of this Answer are replaced by it. Raises Fatal without any."""
-    replaced = [ref for ref in answer.predecessors if ref.kind is not ResultKind.REJECTION]
+def encode_rejection(answer: Answer, given: Sequence[ObjectRef]) -> ResultObject:
+    """That this Answer replaces what a Peer was given of earlier ones. Raises Fatal without any.
+
+    A Peer that had less gets another note: an archive need not know what the note refers to
+    otherwise. Notes among what was given stay. The order of it does not matter.
+    """
+    replaced = sorted(
+        {ref for ref in given if ref.kind is not ResultKind.REJECTION},
+        key=lambda ref: ref.sop_instance_uid,
+    )
     if not replaced:
         raise Fatal("there is no earlier result: a rejection note has nothing to refer to")
-    uids = answer.uids(ResultKind.REJECTION)
+    form = _form(replaced)
+    uids = answer.uids(ResultKind.REJECTION, form)
     model = answer.model
     dataset = new_document(
-        _source(answer),
+        answer.first,
         model,
         uids,
         KeyObjectSelectionDocumentStorage,
@@ -56,7 +64,7 @@ def encode_rejection(answer: Answer) -> ResultObject:
     )
     ref = ObjectRef(
         ResultKind.REJECTION,
-        "",
+        form,
         KeyObjectSelectionDocumentStorage,
         uids.series_instance_uid,
         uids.sop_instance_uid,
@@ -64,9 +72,10 @@ def encode_rejection(answer: Answer) -> ResultObject:
     return ResultObject(ref, (file_bytes(dataset),))
 
 
-def _source(answer: Answer) -> Dataset:
-    first = answer.planes[0].sop_instance_uid
-    return next(one for one in answer.source.instances if one.get("SOPInstanceUID") == first)
+def _form(replaced: Sequence[ObjectRef]) -> str:
+    """A short digest of what is rejected: a note of other objects is another document."""
+    named = "\n".join(ref.sop_instance_uid for ref in replaced)
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def _content(model: Model, replaced: Sequence[ObjectRef]) -> Iterator[Any]:

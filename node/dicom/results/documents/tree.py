@@ -1,14 +1,13 @@
 """A document's content read back, item by item, with pydicom alone."""
 
+from collections.abc import Iterator, Sequence
+
 from pydicom import Dataset
 
-CodedName = tuple[str, str]
+from node.dicom.results.gate import CodedName, coded
 
-
-def coded(item: Dataset) -> CodedName:
-    """A code as value and scheme, whichever of the three attributes holds the value (PS3.3 8.8)."""
-    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue")
-    return str(value), str(item.CodingSchemeDesignator)
+Named = tuple[str, str, str, str]  # Study, Series, SOP Class and SOP Instance UID
+Referred = tuple[str, str]  # SOP Class and SOP Instance UID
 
 
 def every(parent: Dataset, name: CodedName) -> list[Dataset]:
@@ -23,6 +22,24 @@ def only(parent: Dataset, name: CodedName) -> Dataset:
     return item
 
 
-def letters(text: str) -> str:
-    """What an LO cannot hold, and an encoder replaces, does not count."""
-    return "".join(character for character in text if character.isalnum())
+def hierarchy(studies: Sequence[Dataset]) -> list[Named]:
+    """All Instances of a Hierarchical SOP Instance Reference (PS3.3 10.2), sorted."""
+    return sorted(
+        (
+            str(study.StudyInstanceUID),
+            str(series.SeriesInstanceUID),
+            str(item.ReferencedSOPClassUID),
+            str(item.ReferencedSOPInstanceUID),
+        )
+        for study in studies
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    )
+
+
+def referred(parent: Dataset) -> Iterator[Referred]:
+    """All objects that the content refers to, item by item."""
+    for item in parent.get("ContentSequence") or []:
+        for reference in item.get("ReferencedSOPSequence") or []:
+            yield str(reference.ReferencedSOPClassUID), str(reference.ReferencedSOPInstanceUID)
+        yield from referred(item)

@@ -11,9 +11,10 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
 from node.core.errors import Fatal
-from node.core.result import ResultKind
+from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import every, letters, only
+from node.dicom.results.documents.tree import Named, every, hierarchy, only, referred
+from node.dicom.results.gate import letters, require_equal, require_same_patient
 from node.dicom.results.report.recount import count_again
 from node.dicom.results.report.verify_groups import require_groups, wrong
 
@@ -47,10 +48,7 @@ def verify_report(
 
 def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) -> None:
     """Same patient and Study, its own UIDs, and nobody said that it was verified."""
-    source = _source(answer)
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(source.get(keyword) or "").strip():
-            raise wrong(f"its {keyword} is not the source's")  # and no name goes to the log
+    require_same_patient(dataset, answer.first, wrong)
     uids = answer.uids(ResultKind.REPORT, report.ref.form)
     stated = {
         "SOP Class": (dataset.SOPClassUID, Comprehensive3DSRStorage),
@@ -58,7 +56,6 @@ def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) ->
         "SOP Instance UID": (dataset.SOPInstanceUID, uids.sop_instance_uid),
         "UID by name": (report.ref.sop_instance_uid, uids.sop_instance_uid),
         "Series Instance UID": (dataset.SeriesInstanceUID, uids.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, source.StudyInstanceUID),
         "template": (dataset.ContentTemplateSequence[0].TemplateIdentifier, "1500"),
         "Verification Flag": (dataset.VerificationFlag, "UNVERIFIED"),
         "observer": (
@@ -66,51 +63,50 @@ def _require_identity(dataset: Dataset, report: ResultObject, answer: Answer) ->
             dataset.ContributingEquipmentSequence[0].DeviceUID,
         ),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise wrong(f"its {name} is {found}, not {expected}")
-
-
-def _source(answer: Answer) -> Dataset:
-    known = {plane.sop_instance_uid for plane in answer.planes}
-    return next(one for one in answer.source.instances if one.SOPInstanceUID in known)
+    require_equal(stated, wrong)
 
 
 def _require_references(
     dataset: Dataset, answer: Answer, segmentations: Sequence[ResultObject]
 ) -> None:
     """The evidence is the source and the Segmentations; nothing else is referred to."""
-    source = _source(answer)
-    series = str(source.SeriesInstanceUID)
-    expected = {(series, plane.sop_instance_uid) for plane in answer.planes}
-    expected |= {(o.ref.series_instance_uid, o.ref.sop_instance_uid) for o in segmentations}
-    evidence = set(_hierarchy(dataset.CurrentRequestedProcedureEvidenceSequence))
+    study = str(answer.first.StudyInstanceUID)
+    expected = sorted(
+        {
+            *map(_named, _instances(answer)),
+            *((study, *_of_result(one.ref)) for one in segmentations),
+        }
+    )
+    evidence = hierarchy(dataset.CurrentRequestedProcedureEvidenceSequence)
     if evidence != expected:
-        raise wrong(f"{len(evidence ^ expected)} instances of its evidence are wrong or missing")
-    for uid in _referred(dataset.ContentSequence):
-        if uid not in {instance for _, instance in evidence}:
-            raise wrong(f"it refers to {uid}, which is not among its evidence")
-    earlier = {
-        (ref.series_instance_uid, ref.sop_instance_uid)
-        for ref in answer.predecessors
-        if ref.kind is ResultKind.REPORT
-    }
-    if set(_hierarchy(dataset.get("PredecessorDocumentsSequence") or [])) != earlier:
+        count = len(set(evidence).symmetric_difference(expected))
+        raise wrong(f"{count} instances of its evidence are wrong or missing")
+    for reference in referred(dataset):
+        if reference not in {named[2:] for named in evidence}:
+            raise wrong(f"it refers to {reference[1]}, which is not among its evidence")
+    earlier = [
+        (study, *_of_result(ref)) for ref in answer.predecessors if ref.kind is ResultKind.REPORT
+    ]
+    if hierarchy(dataset.get("PredecessorDocumentsSequence") or []) != sorted(earlier):
         raise wrong("it does not name the reports that it takes the place of")
 
 
-def _hierarchy(studies: Sequence[Dataset]) -> Iterator[tuple[str, str]]:
-    for study in studies:
-        for series in study.ReferencedSeriesSequence:
-            for item in series.ReferencedSOPSequence:
-                yield str(series.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID)
+def _instances(answer: Answer) -> Iterator[Dataset]:
+    """All that the labels lie on."""
+    used = {plane.sop_instance_uid for plane in answer.planes}
+    for one in answer.source.instances:
+        if one.get("SOPInstanceUID") in used:
+            yield one
 
 
-def _referred(items: Sequence[Dataset]) -> Iterator[str]:
-    for item in items:
-        for reference in item.get("ReferencedSOPSequence") or []:
-            yield str(reference.ReferencedSOPInstanceUID)
-        yield from _referred(item.get("ContentSequence") or [])
+def _named(one: Dataset) -> Named:
+    uids = one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPClassUID, one.SOPInstanceUID
+    study, series, sop_class, instance = map(str, uids)
+    return study, series, sop_class, instance
+
+
+def _of_result(ref: ObjectRef) -> tuple[str, str, str]:
+    return str(ref.series_instance_uid), ref.sop_class_uid, str(ref.sop_instance_uid)
 
 
 def _require_words(dataset: Dataset, answer: Answer, counted: Container[int]) -> None:

@@ -9,7 +9,8 @@ from pydicom import Dataset
 from node.core.anatomy import Code, Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import CodedName, coded, every, letters, only
+from node.dicom.results.documents.tree import every, only
+from node.dicom.results.gate import CodedName, coded, letters, require_code
 from node.dicom.results.report.recount import Counted
 from node.dicom.results.segmentation.decoded import opened
 
@@ -107,13 +108,18 @@ def _require_segment(group: Dataset, segment: Segment, stated: _Stated, series_u
     for name, (value, expected) in found.items():
         if value != expected:
             raise wrong(f"{segment.label}: its {name} is {value}, not {expected}")
+    _require_site(group, segment)
+
+
+def _require_site(group: Dataset, segment: Segment) -> None:
+    """Region and side, PS3.16 TID 1411; where only the side is known, it is that of the finding."""
+    expected = segment.region or (segment.type if segment.laterality else None)
     sites = every(group, _SITE)
-    if bool(sites) != bool(segment.region or segment.laterality):
-        raise wrong(f"{segment.label}: its finding site is missing, or one too many")
-    if segment.laterality:
-        side = _value(only(sites[0], _LATERALITY))
-        if side != _pair(segment.laterality):
-            raise wrong(f"{segment.label}: its laterality is {side}")
+    codes = [code for site in sites for code in site.ConceptCodeSequence]
+    require_code(codes, expected, f"{segment.label}: its finding site", wrong)
+    sides = [side for site in sites for side in every(site, _LATERALITY)]
+    codes = [code for side in sides for code in side.ConceptCodeSequence]
+    require_code(codes, segment.laterality, f"{segment.label}: its laterality", wrong)
 
 
 def _require_numbers(group: Dataset, segment: Segment, counted: Counted, modality: str) -> None:

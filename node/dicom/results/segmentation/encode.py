@@ -111,7 +111,7 @@ def _described(
     refer_to_source(dataset, instances)
     refer_to_predecessors(dataset, answer.predecessors)
     _describe_image(dataset, answer, form, part)
-    dataset.SegmentSequence = descriptions(part.segments, answer, caveats)
+    dataset.SegmentSequence = descriptions(part.segments, answer, caveats, form.type)
     if form.type is SegType.LABELMAP:
         dataset.SegmentSequence.insert(0, background(answer))
     set_dimensions(dataset, uids, form)

@@ -6,13 +6,20 @@ The second half of the gate (see verify.py); it shares nothing with the encoder 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SegmentationStorage
 
-from node.core.anatomy import Code, Segment
+from node.core.anatomy import Segment
 from node.core.model import Profile
 from node.core.result import Compression, ObjectRef, ResultKind, SegForm, SegType
 from node.dicom.results.answer import Answer
+from node.dicom.results.gate import (
+    letters,
+    require_code,
+    require_equal,
+    require_same_patient,
+)
 from node.dicom.results.segmentation.decoded import DEFLATED_IMAGE_FRAME, Origin, Vector, wrong
 
 Place = tuple[int, int]  # Segment Number, 0 in a LABELMAP, and slice
@@ -36,19 +43,16 @@ def require_identity(
 ) -> None:
     """Same patient, study and Frame of Reference; its own UIDs; no reference to anything else."""
     known = {uid for uid, _ in positions}
-    first = next(one for one in answer.source.instances if one.SOPInstanceUID in known)
-    for keyword in ("PatientID", "PatientName"):
-        if str(header.get(keyword) or "").strip() != str(first.get(keyword) or "").strip():
-            raise wrong(f"its {keyword} is not the source's")  # and no name goes to the log
+    first = _first(answer, positions)
+    require_same_patient(header, first, wrong)
     (series,) = header.ReferencedSeriesSequence
     uids = answer.uids(ResultKind.SEGMENTATION, form.name, number)
     label_map = form.type is SegType.LABELMAP
     sop_class = _LABEL_MAP_SEGMENTATION if label_map else SegmentationStorage
-    _require_equal(
+    require_equal(
         {
             "SOP Class": (header.SOPClassUID, sop_class),
             "Segmentation Type": (header.SegmentationType, form.type.value.upper()),
-            "Study": (header.StudyInstanceUID, first.StudyInstanceUID),
             "referenced Series": (series.SeriesInstanceUID, first.SeriesInstanceUID),
             "Frame of Reference": (header.FrameOfReferenceUID, first.FrameOfReferenceUID),
             "label map's Frame of Reference": (
@@ -59,12 +63,20 @@ def require_identity(
             "SOP Instance": (header.SOPInstanceUID, uids.sop_instance_uid),
             "Instance Number": (int(header.InstanceNumber), number),
             "reference": (ref, _ref(form, sop_class, answer, number)),
-        }
+        },
+        wrong,
     )
     for reference in (*series.ReferencedInstanceSequence, *header.SourceImageSequence):
         if reference.ReferencedSOPInstanceUID not in known:
             raise wrong(f"{reference.ReferencedSOPInstanceUID} is not in the source Series")
     _require_predecessors(header, answer)
+
+
+def _first(answer: Answer, positions: Mapping[Origin, Vector]) -> Dataset:
+    """The Instance that lies on the first slice of the label map."""
+    start = answer.label_map.slice_positions[0]
+    (uid, _) = min(positions, key=lambda origin: float(np.linalg.norm(positions[origin] - start)))
+    return next(one for one in answer.source.instances if one.SOPInstanceUID == uid)
 
 
 def _ref(form: SegForm, sop_class: str, answer: Answer, number: int) -> ObjectRef:
@@ -92,12 +104,6 @@ def _require_predecessors(header: Dataset, answer: Answer) -> None:
         raise wrong(f"it names {len(found)} predecessors, and not the {len(expected)} it has")
 
 
-def _require_equal(stated: Mapping[str, tuple[object, object]]) -> None:
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise wrong(f"its {name} is {found}, not {expected}")
-
-
 def require_segments(
     header: Dataset, left: Sequence[Segment], answer: Answer, form: SegForm
 ) -> Mapping[int, Segment]:
@@ -110,6 +116,7 @@ def require_segments(
     expected = left[: len(items)]
     for number, (item, segment) in enumerate(zip(items, expected, strict=True), start=1):
         _require_segment(item, number, segment)
+        _require_said(item, segment, form)
     _require_profile(header, items, answer.model.profile)
     return dict(enumerate(expected, start=1))
 
@@ -123,7 +130,7 @@ def _require_background(item: Dataset) -> None:
 def _require_segment(item: Dataset, number: int, segment: Segment) -> None:
     if int(item.SegmentNumber) != number:
         raise wrong(f"Segment {item.SegmentNumber} stands where Segment {number} should")
-    if _letters(str(item.SegmentLabel)) != _letters(segment.label.strip()[:64]):
+    if letters(str(item.SegmentLabel)) != letters(segment.label.strip()[:64]):
         raise wrong(f'Segment {number} is labelled "{item.SegmentLabel}", not "{segment.label}"')
     kind = item.SegmentedPropertyTypeCodeSequence
     for sequence, code in (
@@ -132,23 +139,14 @@ def _require_segment(item: Dataset, number: int, segment: Segment) -> None:
         (item.get("AnatomicRegionSequence"), segment.region),
         (kind[0].get("SegmentedPropertyTypeModifierCodeSequence"), segment.laterality),
     ):
-        _require_code(sequence, code, number)
+        require_code(sequence, code, f"Segment {number}", wrong)
 
 
-def _require_code(sequence: Sequence[Dataset] | None, code: Code | None, number: int) -> None:
-    if code is None:
-        if sequence:
-            raise wrong(f"Segment {number} has a code that the Model does not give it")
-        return
-    (item,) = sequence or ()
-    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue")
-    if (value, item.CodingSchemeDesignator) != (code.value, code.scheme):
-        raise wrong(f"Segment {number} is coded {value}, not {code.value} ({code.meaning})")
-
-
-def _letters(text: str) -> str:
-    """What an LO cannot hold, and the encoder replaces, does not count."""
-    return "".join(character for character in text if character.isalnum())
+def _require_said(item: Dataset, segment: Segment, form: SegForm) -> None:
+    """A region's probability is that of the whole; the Segment of its rest must say so."""
+    whole = form.type is SegType.FRACTIONAL and segment.covered
+    if whole is not ("whole region" in str(item.get("SegmentDescription", ""))):
+        raise wrong(f"Segment {item.SegmentNumber} does not say which part of a region it shows")
 
 
 def _require_profile(header: Dataset, items: Sequence[Dataset], profile: Profile) -> None:
@@ -186,7 +184,7 @@ def require_form(
 
     shown: the place of each frame, in their order, and whether it is empty.
     """
-    _require_equal(dict(_stated_form(header, segments, form)))
+    require_equal(dict(_stated_form(header, segments, form)), wrong)
     places = list(shown)
     if places != sorted(places):
         raise wrong("its frames do not go by segment, then plane")

@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from node.core.anatomy import Code, Segment
 from node.core.model import TILE_STEP, Model, Profile
+from node.core.result import SegType
 from node.dicom.elements import code_item, long_string, sr_code
 from node.dicom.results.answer import Answer
 from node.dicom.results.context import Caveat, profile_mark, tracking_id
@@ -22,20 +23,32 @@ CHANGES: Final = {
     ),
 }
 
+# Of a Segment whose label names the rest of a region that others are painted over.
+WHOLE_REGION: Final = (
+    "Probability of the whole region, with the part that other segments show in a label map."
+)
+
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # PS3.16 CID 7162
 _BACKGROUND = Code("125040", "DCM", "Background")  # PS3.16 CID 7150, 7151
 _BLACK = (0, 0, 0)
 
 
 def descriptions(
-    segments: Sequence[Segment], answer: Answer, caveats: Sequence[Caveat]
+    segments: Sequence[Segment],
+    answer: Answer,
+    caveats: Sequence[Caveat],
+    type: SegType = SegType.BINARY,
 ) -> list[Dataset]:
     """The Segment Sequence, numbered from 1."""
     algorithm = _algorithm(answer.model, caveats)
-    return [
+    items: list[Dataset] = [
         _description(number, segment, answer, algorithm)
         for number, segment in enumerate(segments, start=1)
     ]
+    for item, segment in zip(items, segments, strict=True):
+        if type is SegType.FRACTIONAL and segment.covered:
+            item.SegmentDescription = WHOLE_REGION
+    return items
 
 
 def background(answer: Answer) -> Dataset:

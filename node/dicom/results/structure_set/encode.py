@@ -158,7 +158,7 @@ def _describe(dataset: Dataset, model: Model, caveats: Sequence[Caveat]) -> None
 
 
 def _refer(dataset: Dataset, answer: Answer, instances: Sequence[Dataset]) -> None:
-    """To the source, as planning systems ask for it (C.8.8.5), and to a predecessor."""
+    """To the source, as planning systems ask for it (C.8.8.5), and to its predecessors."""
     once = list({id(one): one for one in instances}.values())
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = required(once[0], "SeriesInstanceUID")
@@ -169,12 +169,16 @@ def _refer(dataset: Dataset, answer: Answer, instances: Sequence[Dataset]) -> No
     frame.FrameOfReferenceUID = dataset.FrameOfReferenceUID
     frame.RTReferencedStudySequence = [study]
     dataset.ReferencedFrameOfReferenceSequence = [frame]
-    for before in answer.predecessors:  # of which one at most is a Structure Set
-        if before.kind is ResultKind.STRUCTURE_SET:
-            item = Dataset()
-            item.ReferencedSOPClassUID = before.sop_class_uid
-            item.ReferencedSOPInstanceUID = before.sop_instance_uid
-            dataset.PredecessorStructureSetSequence = [item]
+    earlier = [one for one in answer.predecessors if one.kind is ResultKind.STRUCTURE_SET]
+    if earlier:
+        dataset.PredecessorStructureSetSequence = [_named(one) for one in earlier]
+
+
+def _named(ref: ObjectRef) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = ref.sop_class_uid
+    item.ReferencedSOPInstanceUID = ref.sop_instance_uid
+    return item
 
 
 def _roi(number: int, segment: Segment, model: Model, frame_of_reference_uid: str) -> Dataset:

@@ -4,7 +4,7 @@ Nothing here is shared with the encoder: headers are read with pydicom, points a
 pixels by what the source's own headers say, and polygons are filled by parity.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.uid import RTStructureSetStorage
 
-from node.core.anatomy import Code, Segment
+from node.core.anatomy import Segment
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.gate import (
+    letters,
+    require_code,
+    require_equal,
+    require_same_patient,
+)
 from node.dicom.results.structure_set.refilling import paint, source_slices, wrong_structure_set
 
 
@@ -73,30 +79,21 @@ def _read(content: bytes) -> Dataset:
 
 def _require_identity(dataset: Dataset, structure_set: ResultObject, answer: Answer) -> None:
     """Its own names, and the patient, study and Frame of Reference of the source."""
-    used = {plane.sop_instance_uid for plane in answer.planes}
-    first = next(one for one in answer.source.instances if one.SOPInstanceUID in used)
-    for keyword in ("PatientID", "PatientName"):
-        if str(dataset.get(keyword) or "").strip() != str(first.get(keyword) or "").strip():
-            raise wrong_structure_set(
-                f"its {keyword} is not the source's"
-            )  # and no name goes to the log
+    require_same_patient(dataset, answer.first, wrong_structure_set)
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     ref, reference_uid = structure_set.ref, answer.label_map.frame_of_reference_uid
     stated = {
         "SOP Class": (dataset.SOPClassUID, RTStructureSetStorage),
         "SOP Instance": (dataset.SOPInstanceUID, ref.sop_instance_uid),
         "Series": (dataset.SeriesInstanceUID, ref.series_instance_uid),
-        "Study": (dataset.StudyInstanceUID, first.StudyInstanceUID),
         "Frame of Reference": (dataset.FrameOfReferenceUID, reference_uid),
         "referenced Frame of Reference": (frame.FrameOfReferenceUID, reference_uid),
     }
-    for name, (found, expected) in stated.items():
-        if found != expected:
-            raise wrong_structure_set(f"its {name} is {found}, not {expected}")
+    require_equal(stated, wrong_structure_set)
 
 
 def _require_references(dataset: Dataset, answer: Answer) -> None:
-    """All Instances the labels lie on, the set that this one replaces, and no other."""
+    """All Instances the labels lie on, the sets that this one replaces, and no other."""
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     (study,) = frame.RTReferencedStudySequence
     (series,) = study.RTReferencedSeriesSequence
@@ -105,13 +102,16 @@ def _require_references(dataset: Dataset, answer: Answer) -> None:
     if len(named) != len(used) or set(named) != used:
         raise wrong_structure_set("the Instances it refers to are not those of the source")
     earlier = [
-        str(ref.sop_instance_uid)
+        (ref.sop_class_uid, str(ref.sop_instance_uid))
         for ref in answer.predecessors
         if ref.kind is ResultKind.STRUCTURE_SET
     ]
     before = dataset.get("PredecessorStructureSetSequence") or []
-    if [str(item.ReferencedSOPInstanceUID) for item in before] != earlier:
-        raise wrong_structure_set("it does not name the Structure Set that it replaces")
+    named_before = [
+        (str(one.ReferencedSOPClassUID), str(one.ReferencedSOPInstanceUID)) for one in before
+    ]
+    if named_before != earlier:
+        raise wrong_structure_set("it does not name the Structure Sets that it replaces")
     own = {str(one.SeriesInstanceUID) for one in answer.source.instances}
     if series.SeriesInstanceUID not in own or study.ReferencedSOPInstanceUID != (
         dataset.StudyInstanceUID
@@ -141,24 +141,17 @@ def _require_rois(dataset: Dataset, answer: Answer) -> Mapping[int, Segment]:
 
 def _require_roi(roi: Dataset, contour: Dataset, observation: Dataset, segment: Segment) -> None:
     number = roi.ROINumber
-    if _letters(str(roi.ROIName)) != _letters(segment.label.strip()[:64]):
+    if letters(str(roi.ROIName)) != letters(segment.label.strip()[:64]):
         raise wrong_structure_set(f'ROI {number} is named "{roi.ROIName}", not "{segment.label}"')
     if tuple(int(value) for value in contour.ROIDisplayColor) != segment.colour:
         raise wrong_structure_set(f"ROI {number} has the colour {contour.ROIDisplayColor}")
     if roi.ROIGenerationAlgorithm != "AUTOMATIC":
         raise wrong_structure_set(f"ROI {number} does not say that it was made automatically")
-    _require_code(observation.RTROIIdentificationCodeSequence, segment.type, number)
-    _require_code(observation.SegmentedPropertyCategoryCodeSequence, segment.category, number)
-
-
-def _require_code(sequence: Sequence[Dataset], code: Code, number: int) -> None:
-    (item,) = sequence
-    if (item.CodeValue, item.CodingSchemeDesignator) != (code.value, code.scheme):
-        raise wrong_structure_set(
-            f"ROI {number} is coded {item.CodeValue}, not {code.value} ({code.meaning})"
-        )
-
-
-def _letters(text: str) -> str:
-    """What an LO cannot hold, and the encoder replaces, does not count."""
-    return "".join(character for character in text if character.isalnum())
+    kind = observation.RTROIIdentificationCodeSequence
+    for sequence, code in (
+        (observation.SegmentedPropertyCategoryCodeSequence, segment.category),
+        (kind, segment.type),
+        (observation.get("AnatomicRegionSequence"), segment.region),
+        (kind[0].get("SegmentedPropertyTypeModifierCodeSequence"), segment.laterality),
+    ):
+        require_code(sequence, code, f"ROI {number}", wrong_structure_set)

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("form", sa.Text(), nullable=False, server_default=""),
+        sa.Column("replaced_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "sop_instance_uid"),
     )
@@ -58,6 +59,7 @@ def upgrade() -> None:
         sa.Column("answer", sa.Text(), nullable=True),
         sa.Column("stored_at", sa.Float(), nullable=True),
         sa.Column("transaction_uid", sa.String(length=64), nullable=True),
+        sa.Column("lost_at", sa.Float(), nullable=True),
         sa.Column("done_at", sa.Float(), nullable=True),
         sa.Column("failed_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
