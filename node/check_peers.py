@@ -22,18 +22,33 @@ def check_peers(
 ) -> Iterator[Finding]:
     """needed: those that a route sends to. queried: those that count Series."""
     for name, peer in peers.items():
-        try:
-            yield from _answering(peer, calling_ae_title)
-        except SegnodeError as error:
-            if name in needed:
-                yield Finding("FAULT", f"peer {name}", str(error))
-            else:
-                yield Finding("note", f"peer {name}", f"{error}; no route sends to it")
-            continue
-        if name in queried:
-            yield _counting(peer, calling_ae_title)
-        if peer.commitment:
-            yield _committing(peer, calling_ae_title)
+        found = _check_peer(peer, calling_ae_title, name in needed, name in queried)
+        yield from (_named_once(peer, one) for one in found)
+
+
+def _check_peer(
+    peer: Peer, calling_ae_title: AETitle, is_needed: bool, counts: bool
+) -> Iterator[Finding]:
+    try:
+        yield from _answering(peer, calling_ae_title)
+    except SegnodeError as error:
+        if is_needed:
+            yield Finding("FAULT", f"peer {peer.name}", str(error))
+        else:
+            yield Finding("note", f"peer {peer.name}", f"{error}; no route sends to it")
+        return
+    if counts:
+        yield _counting(peer, calling_ae_title)
+    if peer.commitment:
+        yield _committing(peer, calling_ae_title)
+
+
+def _named_once(peer: Peer, found: Finding) -> Finding:
+    """Its name stands in the subject already; elsewhere sentences begin with it."""
+    sentence = found.sentence
+    for one in (peer, replace(peer, web=None)):
+        sentence = sentence.replace(str(one), str(one).removeprefix(f"{peer.name} (")[:-1], 1)
+    return replace(found, sentence=sentence)
 
 
 def _answering(peer: Peer, calling_ae_title: AETitle) -> Iterator[Finding]:

@@ -7,16 +7,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from node import app
 from node.check_peers import check_peers
+from node.check_results import without_effect
+from node.configured.peers import peers_of
+from node.configured.receiving import accepted_titles, negotiation_of, why_nobody
+from node.configured.routes import route_of
 from node.core.config import Config
 from node.core.errors import ConfigError
 from node.core.model import Model, Profile
 from node.core.names import AETitle
 from node.dicom.inbox import Inbox
-from node.dicom.receiver.negotiation import DEFLATED_REASON, uid_name
+from node.dicom.receiver.negotiation import DEFLATED_REASON
 from node.dicom.routing import with_models
 from node.dicom.tls import server_context
+from node.dicom.uid_names import uid_name
 from node.finding import Finding, Verdict
 from node.inference import devices
 from node.inference.model import load_model
@@ -34,9 +38,10 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _routes(config, models)
     yield from _listening(config)
     yield from _negotiation(config)
+    yield from without_effect(config)
     needed = {name for route in config.routes for name in route.send_to}
     yield from check_peers(
-        app.peers_of(config),
+        peers_of(config),
         AETitle(config.dicom.ae_title),
         needed=needed,
         queried={name for name, peer in config.peers.items() if peer.query},
@@ -75,7 +80,7 @@ def _cannot_write(folder: Path) -> str | None:
 
 def _negotiation(config: Config) -> Iterator[Finding]:
     """The table of what a sender may propose."""
-    offered = app.negotiation_of(config)
+    offered = negotiation_of(config)
     for kind, classes in offered.by_kind.items():
         accepted = "accepted" if classes[0] in offered.accepted else "refused"
         sentence = f"{accepted}: {len(classes)} SOP Classes; dicom.accept.{kind}"
@@ -149,7 +154,7 @@ def _routes(config: Config, models: Mapping[str, Model]) -> Iterator[Finding]:
             yield Finding("FAULT", subject, f"its model {section.model} cannot be used, see above")
             continue
         try:
-            (route,) = with_models([app.route_of(section)], models)
+            (route,) = with_models([route_of(section)], models)
         except ConfigError as error:
             yield Finding("FAULT", "routes", str(error))
             continue
@@ -164,11 +169,11 @@ def _listening(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("ok", "node", "there is no plain port: dicom.port = 0")
     yield from _tls(config)
-    accepted = app.accepted_titles(config)
+    accepted = accepted_titles(config)
     if accepted is None:
         yield Finding("note", "node", "any AE Title may send: dicom.accept_from is *")
     elif not accepted:
-        yield Finding("FAULT", "node", "nobody may send: there are no peers")
+        yield Finding("FAULT", "node", why_nobody(config))
 
 
 def _port(config: Config, port: int, how: str) -> Finding:

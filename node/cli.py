@@ -236,7 +236,7 @@ def demo_pacs(folder: Path, port: int) -> None:
 @models_app.command("list")
 def models_list(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Which models the configuration names, from where, with which fingerprint."""
-    from node.app import models_of
+    from node.configured.models import models_of
 
     models = models_of(load(config))
     if as_json:
@@ -270,7 +270,7 @@ def models_check(
     device: Annotated[str | None, typer.Option(help="In place of inference.device.")] = None,
 ) -> None:
     """Load each model's network and run it once on noise; exit 1 where one cannot."""
-    from node.app import engine_of, models_of
+    from node.configured.models import engine_of, models_of
 
     settings = load(config)
     configure_logging("console", "warning")
@@ -287,7 +287,7 @@ def models_check(
 
 
 def _peer(settings: Config, name: str) -> Any:
-    from node.app import peers_of
+    from node.configured.peers import peers_of
 
     peers = peers_of(settings)
     if name not in peers:

@@ -18,7 +18,7 @@ def purge(
 ) -> None:
     """Delete what the configured retention no longer keeps; safe beside the running node."""
     from node import retention
-    from node.app import periods_of
+    from node.configured.routes import periods_of
     from node.dicom.trash import Trash
     from node.store import database
     from node.store.retention import RetentionStore

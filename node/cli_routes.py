@@ -32,7 +32,9 @@ def routes_test(
     as_json: AsJson = False,
 ) -> None:
     """For each Series of a folder: the routes that match, and every condition that failed."""
-    from node.app import models_of, negotiation_of, routes_of
+    from node.configured.models import models_of
+    from node.configured.receiving import negotiation_of
+    from node.configured.routes import routes_of
     from node.dicom.receiver.rehearsal import rehearsal
     from node.routed import routed, routed_lines, routed_values
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from node.app import route_of, times_of
+from node.configured.routes import route_of, times_of
 from node.core.config import Config
 from node.core.text import counted
 from node.dicom.closing.judgement import Judgement, judge

@@ -5,11 +5,12 @@
     segment   a Job's Series goes through its Model: instance files in, result files out
     refuse    a Job that has no result says so, where a Peer wants to know
     deliver   the result objects of a Job go to a Peer
+    confirm   it says that it keeps them, where it is asked: lanes/confirm.py
 
 Each may run twice: a process that dies in the middle of one begins it again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +38,7 @@ from node.dicom.routing import Route, fit, routing_in_words
 from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import store
-from node.dicom.series import SourceSeries
+from node.dicom.series import SourceSeries, used
 from node.ordering import Starts, accepted, starts
 from node.recording import Commitment, Mapper, Recorded, committed, opened, placed
 from node.store.series import SeriesStore, StoredSeries
@@ -124,11 +125,13 @@ def segment(
     watch: Watch,
     predecessors: Sequence[ObjectRef] = (),
     given: Collection[SOPInstanceUID] = (),
+    rejects: Iterable[Sequence[ObjectRef]] = (),
 ) -> list[ObjectRef]:
     """The closed Series of one Job through its Model: instance files in, result files out.
 
     wants: what its Peers get. predecessors: the objects that a Peer may have, and which these take
-    the place of. given: those of this Job that a Peer may have. Returns the objects of the Job.
+    the place of. given: those of this Job that a Peer may have. rejects: see make_objects. Returns
+    the objects of the Job.
     """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
@@ -140,7 +143,7 @@ def segment(
         labelled, series[0], model, job.identity, job.created_at, predecessors, job.verdict
     )
     made = []
-    for one in make_objects(answer, wants, watch.enter):
+    for one in make_objects(answer, wants, watch.enter, rejects):
         watch.enter("write")
         outbox.write(job.id, one, given=one.ref.sop_instance_uid in given)
         for warning in one.warnings:
@@ -151,11 +154,15 @@ def segment(
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """What the Model makes of Series. volume: of the first channel, whose grid the labels have."""
+    """What the Model makes of Series. volume: of the first channel, whose grid the labels have.
+
+    others: the Series of further channels, as far as they were used.
+    """
 
     stack: Stack
     volume: Volume
     predicted: LabelMap
+    others: tuple[SourceSeries, ...] = ()
 
 
 def label(
@@ -176,7 +183,8 @@ def label(
     volumes = align([one.volume for one in stacks], model.channels)
     watch.enter("predict")
     predicted = engine.segment(volumes, model, watch.tell, probabilities)
-    return Labelled(stacks[0], volumes[0], predicted)
+    others = [used(one, made.planes) for one, made in zip(series, stacks, strict=True)][1:]
+    return Labelled(stacks[0], volumes[0], predicted, tuple(others))
 
 
 def answer_of(
@@ -205,6 +213,7 @@ def answer_of(
         predecessors=tuple(predecessors),
         verdict=verdict,
         probabilities=label_map.probabilities,
+        others=labelled.others,
     )
 
 

@@ -4,12 +4,14 @@ Every setting stands in config/node.toml with its default and a comment; a test 
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -33,14 +35,38 @@ from node.core.wants import PROFILES, wants_of
 
 ENV_PREFIX = "NODE_"
 ENV_DELIMITER = "__"
+# What pydantic says in its own words, by its type of error.
+_PLAIN = {
+    "model_type": "should be a table of settings",
+    "dict_type": "should be a table of settings",
+    "tuple_type": 'should be a list, such as ["pacs"]',
+}
 _HIDDEN = ("password", "token", "url")  # never repeated: secrets, and where some write them
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ListeningPort = Annotated[int, Field(ge=0, le=65535)]  # 0: none
-# PS3.5 6.2, AE: at most 16 characters, no backslash, no control characters, not only spaces.
-AETitleText = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
-]
+_AE_TITLE = re.compile(r" *[!-\[\]-~][ -\[\]-~]*")
+_URL = re.compile(r"https?://[^/@?#\s]+(/[^@?#\s]*)?")
+
+
+def _is_ae_title(text: str) -> str:
+    if len(text) > 16 or not _AE_TITLE.fullmatch(text):
+        raise ValueError(
+            f'"{text}" is no AE title: 1 to 16 characters of ASCII, no backslash, not only blanks '
+            "(PS3.5 6.2)"
+        )
+    return text
+
+
+def _is_url(text: str) -> str:
+    """No user information, query or fragment: what stands in a URL is logged."""
+    if not _URL.fullmatch(text):
+        raise ValueError("has to begin with http:// or https://, without user, query or fragment")
+    return text
+
+
+AETitleText = Annotated[str, AfterValidator(_is_ae_title)]
+UrlText = Annotated[str, AfterValidator(_is_url)]
 
 
 class Section(BaseModel):
@@ -148,8 +174,7 @@ class PeerSection(Section):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_verify_host_name: bool = True
-    # No user information, query or fragment: what stands in a URL is logged.
-    url: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")
+    url: UrlText | None = None
     user: str | None = None
     password: SecretStr | None = None
     token: SecretStr | None = None
@@ -252,7 +277,7 @@ Condition = Annotated[Wanted, PlainValidator(wanted_from)]
 class RouteSection(Section):
     name: str = Field(min_length=1)
     model: str
-    send_to: tuple[str, ...] = Field(min_length=1)
+    send_to: tuple[str, ...]
     when: dict[str, Condition] = {}
     channels: dict[str, dict[str, Condition]] = {}
     wait_seconds: float = Field(600.0, gt=0)
@@ -311,6 +336,8 @@ class Config(BaseSettings):
                 raise ValueError(f"{where} stands twice; give each route a name of its own")
             seen.add(route.name)
             _require_known(f"{where}: model", route.model, self.models)
+            if not route.send_to:
+                raise ValueError(f"{where}: send_to is empty; name a peer")
             for peer in route.send_to:
                 _require_known(f"{where}: send_to", peer, self.peers)
         for peer in self.dicom.accept_from or ():
@@ -403,13 +430,18 @@ def _sentence(error: Any, tree: type[BaseModel]) -> str:
         return f'"{key}" is not a setting{did_you_mean(name, _siblings(location, tree))}'
     if error["type"] == "missing":
         return f'"{key}" is missing'
-    message = error["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)
     found = error["input"]
     hidden = error["type"] == "value_error" or location[-1] in _HIDDEN  # the former says it itself
     shown = f", not {found!r}" if isinstance(found, str | int | float) and not hidden else ""
-    return f'"{key}": {message[0].lower()}{message[1:]}{shown}'
+    return f'"{key}": {_within_a_sentence(message)}{shown}'
+
+
+def _within_a_sentence(message: str) -> str:
+    """RLE Lossless stays as it is."""
+    return message if message[1:2].isupper() else f"{message[0].lower()}{message[1:]}"
 
 
 def _is_union_tag(part: int | str) -> bool:

@@ -53,6 +53,23 @@ TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (JobState.DELIVERED, JobEvent.RESEND): JobState.SEGMENTED,
 }
 
+# What a person does who wanted a step that is not there.
+_INSTEAD: Mapping[tuple[JobState, JobEvent], str] = {
+    (JobState.QUEUED, JobEvent.RERUN): "it runs by itself",
+    (JobState.SEGMENTED, JobEvent.RERUN): "segnode jobs cancel it first, then rerun it",
+    (JobState.DELIVERED, JobEvent.RERUN): (
+        "segnode jobs resend sends its result again; the same instances through the same model "
+        "give the same result, so only a series that has changed, or another model, makes it anew"
+    ),
+    (JobState.QUEUED, JobEvent.RESEND): "it has no result yet",
+    (JobState.REJECTED, JobEvent.RESEND): "it has no result; segnode jobs rerun lets it try again",
+    (JobState.CANCELLED, JobEvent.RESEND): "segnode jobs rerun makes its result again",
+    **{
+        (ended, JobEvent.CANCEL): "it has ended, and nothing of it is under way"
+        for ended in (JobState.DELIVERED, JobState.REJECTED, JobState.FAILED, JobState.CANCELLED)
+    },
+}
+
 
 def next_state(state: JobState, event: JobEvent) -> JobState:
     """The state that `event` leads to. Raises StaleState where the table has no such step."""
@@ -60,9 +77,8 @@ def next_state(state: JobState, event: JobEvent) -> JobState:
         return TRANSITIONS[state, event]
     except KeyError:
         allowed = ", ".join(s.value for s, e in TRANSITIONS if e is event)
-        raise StaleState(
-            f"a Job that is {state} cannot {event}; it would have to be {allowed}"
-        ) from None
+        words = f"a Job that is {state} cannot {event}; it would have to be {allowed}"
+        raise StaleState(": ".join(filter(None, (words, _INSTEAD.get((state, event)))))) from None
 
 
 def picture() -> str:

@@ -5,6 +5,8 @@ docs/peers.md for who needs what). Objects of another form are other objects: th
 same Model and the same form always name the same SOP Instance UID.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -86,6 +88,12 @@ class Wants:
     rejection_note: bool = False
 
     @property
+    def nothing(self) -> bool:
+        """Whether there is no object at all among them."""
+        objects = (self.structure_set, self.capture, self.refusal_report, self.rejection_note)
+        return self.segmentation is None and not (self.report or any(objects))
+
+    @property
     def probabilities(self) -> bool:
         """Whether a FRACTIONAL Segmentation is among them, which shows more than labels."""
         form = self.segmentation
@@ -105,6 +113,21 @@ class ObjectRef:
     sop_class_uid: str
     series_instance_uid: SeriesInstanceUID
     sop_instance_uid: SOPInstanceUID
+
+
+def rejected(given: Iterable[ObjectRef]) -> list[ObjectRef]:
+    """What a note of rejection names of the objects that a Peer was given, in its order.
+
+    Notes among them stay.
+    """
+    named = {ref for ref in given if ref.kind is not ResultKind.REJECTION}
+    return sorted(named, key=lambda ref: ref.sop_instance_uid)
+
+
+def rejection_form(given: Iterable[ObjectRef]) -> str:
+    """ObjectRef.form of the note that rejects these: one of other objects is another document."""
+    named = "\n".join(ref.sop_instance_uid for ref in rejected(given))
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from node.core.result import ObjectRef, ResultKind, SegForm, SegType, Wants
+from node.core.result import ObjectRef, ResultKind, SegForm, SegType, Wants, rejection_form
 
 # What each is known to need is said in docs/peers.md, with where it is known from.
 PROFILES: Final[Mapping[str, Wants]] = {
@@ -51,10 +51,13 @@ def _form(form: SegForm | None, given: Mapping[str, Any]) -> SegForm | None:
     return replace(form or SegForm(), **changes)
 
 
-def wanted(wants: Wants, objects: Sequence[ObjectRef]) -> list[ObjectRef]:
+def wanted(
+    wants: Wants, objects: Sequence[ObjectRef], rejects: Sequence[ObjectRef] = ()
+) -> list[ObjectRef]:
     """Those of a Job's result objects that a Peer gets, in the order in which they are sent.
 
-    A Segmentation goes before the Report that refers to it.
+    A Segmentation goes before the Report that refers to it. rejects: what the Peer was given before
+    and the Job takes the place of; only the note of just that is for it.
     """
     form = wants.segmentation.name if wants.segmentation else None
     gets = {
@@ -65,13 +68,13 @@ def wanted(wants: Wants, objects: Sequence[ObjectRef]) -> list[ObjectRef]:
         ResultKind.REFUSAL: wants.refusal_report,
         ResultKind.REJECTION: wants.rejection_note,
     }
-    with_form = (ResultKind.SEGMENTATION, ResultKind.REPORT)
+    forms = {
+        ResultKind.SEGMENTATION: form,
+        ResultKind.REPORT: form,
+        ResultKind.REJECTION: rejection_form(rejects),
+    }
     order = list(ResultKind)
     return sorted(
-        (
-            one
-            for one in objects
-            if gets[one.kind] and (one.kind not in with_form or one.form == form)
-        ),
+        (one for one in objects if gets[one.kind] and forms.get(one.kind, one.form) == one.form),
         key=lambda one: order.index(one.kind),
     )

@@ -1,11 +1,12 @@
 """A Series as it was received: its data sets, before anything is made of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
 
 from node.core.names import SeriesInstanceUID
+from node.dicom.planes import Plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,3 +19,10 @@ class SourceSeries:
     series_instance_uid: SeriesInstanceUID
     instances: tuple[Dataset, ...]
     sha256_by_sop: Mapping[str, str] = field(default_factory=dict)
+
+
+def used(series: SourceSeries, planes: Iterable[Plane]) -> SourceSeries:
+    """A Series without the Instances that none of the planes belong to."""
+    wanted = {plane.sop_instance_uid for plane in planes}
+    instances = tuple(one for one in series.instances if one.get("SOPInstanceUID") in wanted)
+    return replace(series, instances=instances)

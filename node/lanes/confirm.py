@@ -67,9 +67,9 @@ class Confirming:
             )
         except Exception as error:  # whatever it is, the Peer has what it stored
             look_at = time.time() + min(self.unasked_seconds, self.wait_seconds)
+            why = self._why(error)
             for one in stored:
-                words = f"{one.answer}; {self._why(error)}"
-                self.deliveries.ask_later(one, look_at, words, time.time())
+                self.deliveries.ask_later(one, look_at, f"{one.answer}; {why}", time.time())
             return []
         if report is None:
             return []
@@ -95,8 +95,9 @@ class Confirming:
             words = f"not confirmed: {error}"
             return self.deliveries.unconfirmable(one, words, time.time())
         except Exception as error:  # Temporary, or whatever a Peer's answer does to a decoder
-            words = f"stored, not confirmed yet: {self._why(error)}"
-            self.deliveries.ask_later(one, time.time() + _AGAIN_SECONDS, words, time.time())
+            words, now = f"stored, not confirmed yet: {self._why(error)}", time.time()
+            log.warning(words, job=one.job_id, object=one.kind.value, peer=self.peer.name)
+            self.deliveries.ask_later(one, now + _AGAIN_SECONDS, words, now)
             return None
         if found:
             return self.deliveries.confirmed(one, "confirmed: the Peer finds it", time.time())

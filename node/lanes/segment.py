@@ -3,7 +3,7 @@
 import random
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -64,39 +64,49 @@ class SegmentLane(Lane):
         watch = JobWatch(self._jobs, job)
         try:
             job = self._with_current_model(job)
-            objects = self._segment(job, watch)
+            wants, rejects = self._wants_of(job), self._rejects(job)
+            objects = self._segment(job, wants, rejects, watch)
         except Exception as error:
             self._record_failure(job, error)
             return
         finally:
             watch.finish()
-        gets = {peer: wanted(wants, objects) for peer, wants in self._wants_of(job).items()}
+        gets = {peer: wanted(one, objects, rejects[peer]) for peer, one in wants.items()}
         tell_state(self._jobs.segmented(job.id, objects, gets, time.time()))
         self._on_segmented()
 
-    def _segment(self, job: Job, watch: JobWatch) -> list[ObjectRef]:
+    def _segment(
+        self,
+        job: Job,
+        wants: Mapping[str, Wants],
+        rejects: Mapping[str, Sequence[ObjectRef]],
+        watch: JobWatch,
+    ) -> list[ObjectRef]:
         return pipeline.segment(
             job,
             self._inbox,
             self._outbox,
             self._models,
             self._engine,
-            list(self._wants_of(job).values()),
+            list(wants.values()),
             watch,
-            self._predecessors(job),
+            self._replaced(job),
             {one.sop_instance_uid for one in self._jobs.given(job.id)},
+            [rejects[peer] for peer, one in wants.items() if one.rejection_note],
         )
 
-    def _predecessors(self, job: Job) -> list[ObjectRef]:
+    def _rejects(self, job: Job) -> Mapping[str, Sequence[ObjectRef]]:
+        """By Peer: what it may have that this result takes the place of."""
+        return {peer: self._replaced(job, peer) for peer in job.recipients}
+
+    def _replaced(self, job: Job, peer: str | None = None) -> list[ObjectRef]:
         """What a Peer may have that this result takes the place of.
 
         Objects of an earlier Job, and those of this one that an earlier attempt made of another
         Model, or to say that there is no result.
         """
-        earlier = self._jobs.predecessor(job)
-        objects = list(self._jobs.given(earlier.id)) if earlier else []
-        own = [one for one in self._jobs.given(job.id) if _is_of_before(one, job)]
-        return [*objects, *own]
+        own = [one for one in self._jobs.given(job.id, peer) if _is_of_before(one, job)]
+        return [*self._jobs.given_before(job, peer), *own]
 
     def _wants_of(self, job: Job) -> Mapping[str, Wants]:
         """By Peer; one that was taken out of the configuration may come back to it."""

@@ -78,18 +78,18 @@ class JobStore:
             found = select_deliveries(connection, *ids)
         return {job_id: [one for one in found if one.job_id == job_id] for job_id in ids}
 
-    def predecessor(self, superseding: Job) -> Job | None:
-        """The latest Job before this one whose result a Peer may have; None where there is none."""
+    def given_before(self, superseding: Job, peer: str | None = None) -> Sequence[ObjectRef]:
+        """What some Peer, or this one, may have of the latest Job before this one that gave any."""
         seen = {superseding.id}
         with self._engine.connect() as connection:
             earlier = superseding.supersedes
             while earlier is not None and earlier not in seen:
                 seen.add(earlier)
+                if found := given_of(connection, earlier, peer):
+                    return found
                 (one,) = select_jobs(connection, job.c.id == earlier)
-                if any(d.tried_at is not None for d in select_deliveries(connection, one.id)):
-                    return one
                 earlier = one.supersedes
-        return None
+        return []
 
     def objects(self, job_id: JobId) -> Sequence[ObjectRef]:
         """The result objects of a Job's last attempt."""

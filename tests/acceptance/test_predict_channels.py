@@ -63,8 +63,8 @@ def test_each_channel_gets_its_series_by_uid_or_folder_and_the_result_is_nnunets
     assert done.returncode == 0, done.stderr
     (segmentation,) = (tmp_path / "out").glob("*.seg.dcm")
     assert segmentation.name == f"{t1}.seg.dcm"
-    (referenced,) = dcmread(segmentation).ReferencedSeriesSequence
-    assert referenced.SeriesInstanceUID == t1
+    referenced = dcmread(segmentation).ReferencedSeriesSequence
+    assert [one.SeriesInstanceUID for one in referenced] == [t1, derive_uid("FLAIR", "series")]
     ours = _labels(tmp_path / "out" / f"{t1}.nii.gz")
     channels = [np.random.default_rng(seed).integers(0, 900, SHAPE, np.uint16) for seed in (1, 2)]
     model = load_model("both", given / "both", "LPS")

@@ -347,7 +347,7 @@ def test_half_now_and_half_later_supersedes_also_a_result_that_has_not_left(ward
     assert cancelled.state is JobState.CANCELLED
     assert ward.deliveries.take("pacs", time.time()) is None  # it must not leave any more
     assert second.supersedes == first.id
-    assert ward.jobs.predecessor(second) is None  # nobody has it: there is nothing to replace
+    assert ward.jobs.given_before(second) == []  # nobody has it: there is nothing to replace
 
 
 def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -> None:
@@ -365,9 +365,10 @@ def test_a_result_that_a_peer_may_have_is_named_as_the_predecessor(ward: Ward) -
     ward.step(LONG_ENOUGH)
     third, second, _ = ward.jobs_of(series)
     assert second.state is JobState.CANCELLED
-    predecessor = ward.jobs.predecessor(third)
-    assert predecessor is not None
-    assert predecessor.id == first.id
+    (predecessor,) = ward.jobs.given_before(third)
+    assert predecessor.sop_instance_uid == first.result_uids.sop_instance_uid
+    assert ward.jobs.given_before(third, "pacs") == [predecessor]
+    assert ward.jobs.given_before(third, "another") == []
 
 
 def test_an_answer_to_an_attempt_of_before_a_rerun_settles_nothing(ward: Ward) -> None:

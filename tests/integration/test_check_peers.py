@@ -44,7 +44,8 @@ def test_a_peer_that_is_to_commit_and_does_not_is_noted() -> None:
     classes = [(MRImageStorage, BOTH), (StorageCommitmentPushModel, BOTH)]
     with scripted_peer(accepts=classes) as (peer, _):
         found = _found(replace(peer, commitment=True))
-    assert found[1] == Finding("ok", "peer pacs", f"{peer} accepts Storage Commitment")
+    said = f"{peer.address} accepts Storage Commitment"
+    assert found[1] == Finding("ok", f"peer {peer.name}", said)
     with scripted_peer() as (peer, _):
         found = _found(replace(peer, commitment=True))
     assert found[1].verdict == "note"

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ MODEL = made_up_model(
     accepts=InputRules(("MR",), min_slices=16),
     segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
 )
-ROUTE = Route("all MR", "threshold", ("pacs",), {"Modality": "MR"})
+ROUTE = Route("all MR", "threshold", ("pacs", "viewer"), {"Modality": "MR"})
 
 
 class ThresholdEngine:
@@ -78,7 +79,7 @@ class World:
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.deliveries = DeliveryStore(engine)
         self.engine = ThresholdEngine()
-        self.wants = Wants()
+        self.wants = {"pacs": Wants(), "viewer": Wants(report=False)}
         models = {"threshold": MODEL}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
         times = Times(settle_seconds=0.01, quiet_seconds=0.02)
@@ -95,7 +96,7 @@ class World:
                 self.outbox,
                 models,
                 self.engine,
-                {"pacs": self.wants},
+                self.wants,
                 3,
                 lambda: None,
             )
@@ -168,7 +169,7 @@ def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
             world.outbox,
             {"threshold": MODEL},
             world.engine,
-            [world.wants],
+            list(world.wants.values()),
             pipeline.Unwatched(),
         )
         uids = [one.sop_instance_uid for one in made]
@@ -183,10 +184,11 @@ def test_the_bytes_that_a_peer_may_have_stay_whatever_a_later_attempt_makes(worl
     world.segmenting.step()
     (path, *_) = world.results()
     path.write_bytes(b"as an earlier version made it")
-    taken = world.deliveries.take("pacs", time.time())
-    assert taken is not None
-    for one in taken[1]:
-        world.deliveries.failed(one, "refused", time.time())
+    for peer in ("pacs", "viewer"):
+        taken = world.deliveries.take(peer, time.time())
+        assert taken is not None
+        for one in taken[1]:
+            world.deliveries.failed(one, "refused", time.time())
     world.jobs.rerun(job.id, JobState.FAILED, time.time())
     world.segmenting.step()
     assert path.read_bytes() == b"as an earlier version made it"
@@ -284,6 +286,37 @@ def test_a_late_slice_during_the_prediction_drops_the_result_and_makes_a_success
     assert second.supersedes == first.id
     assert second.result_uids != first.result_uids
     assert world.job().state is JobState.SEGMENTED
+
+
+def test_a_note_of_rejection_names_what_its_peer_was_given_and_nothing_else(world: World) -> None:
+    note = Wants(rejection_note=True)
+    world.wants |= {"pacs": note, "viewer": replace(note, report=False)}
+    instances = make_series(slices=21)
+    world.receive(instances[:20])
+    first = world.close()
+    world.segmenting.step()
+    segmentation, report = world.jobs.objects(first.id)
+    for peer in ("pacs", "viewer"):
+        assert world.deliveries.take(peer, time.time()) is not None  # they may have it from now on
+    world.receive(instances[20:])
+    second = world.close()
+    world.segmenting.step()
+    named = {}
+    for peer in ("pacs", "viewer"):
+        taken = world.deliveries.take(peer, time.time())
+        assert taken is not None
+        (rejection,) = (one for one in taken[1] if one.kind is ResultKind.REJECTION)
+        (path,) = world.outbox.files(second.id, [rejection.sop_instance_uid])
+        (study,) = dcmread(path).CurrentRequestedProcedureEvidenceSequence
+        named[peer] = {
+            str(item.ReferencedSOPInstanceUID)
+            for one in study.ReferencedSeriesSequence
+            for item in one.ReferencedSOPSequence
+        }
+    assert named == {
+        "pacs": {segmentation.sop_instance_uid, report.sop_instance_uid},
+        "viewer": {segmentation.sop_instance_uid},
+    }
 
 
 def test_the_same_slices_again_change_nothing(world: World) -> None:

@@ -15,7 +15,7 @@ from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
-from node.app import receiver_settings
+from node.configured.receiving import receiver_settings
 from node.core import config
 from node.core.commitment import SOP_CLASS, SOP_INSTANCE
 from node.dicom.receiver import commitment

@@ -18,6 +18,13 @@ def test_the_table_allows_what_the_design_allows_and_nothing_else() -> None:
                     next_state(state, event)
 
 
+def test_a_step_that_is_not_there_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(StaleState, match="segnode jobs resend sends its result again"):
+        next_state(JobState.DELIVERED, JobEvent.RERUN)
+    with pytest.raises(StaleState, match="segnode jobs cancel it first, then rerun it"):
+        next_state(JobState.SEGMENTED, JobEvent.RERUN)
+
+
 def test_every_end_can_be_left_by_a_person_only() -> None:
     for state in (JobState.DELIVERED, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED):
         events = {event for s, event in TRANSITIONS if s is state}

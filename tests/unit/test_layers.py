@@ -16,10 +16,12 @@ ROWS = [
         "cli_purge",
         "routed",
         "chosen",
+        "check_results",
+        "show_jobs",
     }
     | {"opened"},
     {"lanes"},
-    {"pipeline", "ordering", "recording", "retention"},
+    {"configured", "pipeline", "ordering", "recording", "retention"},
     {"dicom", "inference", "store"},
     {"core"},
 ]

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from node import checks, cli, show
-from node.app import models_of
+from node.configured.models import models_of
 from node.core import config
 from node.core.errors import ConfigError
 from node.core.model import Profile

@@ -120,6 +120,7 @@ def test_a_group_says_what_was_measured_in_which_unit() -> None:
         (make_pet("BQML"), "Nuclear Medicine Tomographic Activity", "Bq/ml"),
         (make_pet("CNTS"), "Nuclear Medicine Tomographic Activity", "{counts}"),
         (make_pet("GML"), "SUVbw", "g/ml{SUVbw}"),
+        (make_pet("", RescaleType="GML"), "SUVbw", "g/ml{SUVbw}"),
         (make_pet("GML", SUVType="LBM"), "SUVlbm", "g/ml{SUVlbm}"),
         (make_pet("CM2ML"), "SUVbsa", "cm2/ml{SUVbsa}"),
     ],

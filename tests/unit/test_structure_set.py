@@ -430,6 +430,7 @@ def test_the_gate_stops_a_set_that_says_something_else(
 
 def _kind(dataset: Dataset, index: int = 0) -> Dataset:
     """What the Structure Set says that an ROI is."""
+    kind: Dataset
     (kind,) = dataset.RTROIObservationsSequence[index].RTROIIdentificationCodeSequence
     return kind
 

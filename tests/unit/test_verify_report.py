@@ -18,7 +18,7 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.report.encode import encode_report
 from node.dicom.results.report.verify import verify_report
 from node.dicom.results.segmentation.encode import file_bytes
-from tests.measured import answer_of, make_ct, segmentation_of, with_predecessors
+from tests.measured import answer_of, make_ct, make_pet, segmentation_of, with_predecessors
 from tests.series_factory import CORONAL, make_series
 from tests.unit.test_documents import evidence_with, study_of_evidence
 from tests.unit.test_resample import CASES, sphere_series
@@ -223,3 +223,34 @@ def test_bytes_that_are_no_document_do_not_leave(
     for content in (b"", b"nothing", report.content[:-200], report.content[:3000]):
         with pytest.raises(Fatal, match="the report is wrong and must not leave"):
             verify_report(replace(report, pieces=(content,)), answer, [segmentation])
+
+
+@pytest.mark.parametrize(
+    ("instances", "unit", "wrong"),
+    [
+        (make_series(), "1", "10"),
+        (make_series(), "1", "1/s"),
+        (make_ct(), "[hnsf'U]", "[hnsf'U]2"),
+        (make_pet("BQML"), "Bq/ml", "Bq/ml2"),
+        (make_pet("BQML"), "Bq/ml", "{counts}"),
+        (make_pet("GML"), "g/ml{SUVbw}", "g/ml{SUVlbm}"),
+        (make_pet("GML", SUVType="IBW"), "g/ml{SUVibw}", "g/ml{SUVibw"),
+        (make_pet("CM2ML"), "cm2/ml{SUVbsa}", "g/ml{SUVbw}"),
+        (make_pet("PROPCPS"), "{propcounts}/s", "{propcounts}"),
+    ],
+)
+def test_a_unit_is_exactly_that_of_the_header(
+    instances: list[Dataset], unit: str, wrong: str
+) -> None:
+    answer = answer_of(source_of(instances))
+    segmentation = segmentation_of(answer)
+    report = encode_report(answer, [segmentation], "")
+    verify_report(report, answer, [segmentation])
+    dataset = dcmread(DicomBytesIO(report.content))
+    measured = [
+        item.MeasuredValueSequence[0] for item in _items(dataset) if item.ValueType == "NUM"
+    ]
+    codes = [one.MeasurementUnitsCodeSequence[0] for one in measured]
+    next(code for code in codes if code.CodeValue == unit).CodeValue = wrong
+    with pytest.raises(Fatal, match=r"Anterior: .* is in "):
+        verify_report(replace(report, pieces=(file_bytes(dataset),)), answer, [segmentation])

@@ -58,11 +58,6 @@ def kind_of(sop_class_uid: str) -> str:
     return "images" if _within(tail, _IMAGES) else "other"
 
 
-def uid_name(uid: str) -> str:
-    """What the Standard calls it."""
-    return UID(uid).name
-
-
 def _within(tail: str, branches: Sequence[str]) -> bool:
     return any(tail == one or tail.startswith(one + ".") for one in branches)
 

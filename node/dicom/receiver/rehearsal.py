@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 
 from node.core.text import clean
 from node.dicom.inbox import data_set_offset
@@ -13,6 +13,7 @@ from node.dicom.receiver import data_set
 from node.dicom.receiver.command import is_uid
 from node.dicom.receiver.data_set import NotWhole
 from node.dicom.receiver.negotiation import Negotiated, kind_of
+from node.dicom.uid_names import uid_name
 
 Rehearsal = Callable[[Path], str | None]
 
@@ -24,7 +25,7 @@ def rehearsal(kinds: Negotiated, max_instance_bytes: int) -> Rehearsal:
         try:
             syntax = _transfer_syntax(path)
             if syntax not in kinds.transfer_syntaxes:
-                name = clean(UID(syntax).name[:64])
+                name = clean(uid_name(syntax)[:64])
                 return f"transfer syntax {name} is not negotiated: the sender must convert it"
             found, size = _identity(path, syntax)
         except NotWhole as error:
@@ -68,7 +69,7 @@ def _fault(found: data_set.Identity, kinds: Negotiated) -> str | None:
 
 def _not_negotiated(sop_class_uid: str, kinds: Negotiated) -> str:
     kind = kind_of(sop_class_uid)
-    name = UID(sop_class_uid).name
+    name = uid_name(sop_class_uid)
     if sop_class_uid in kinds.by_kind[kind]:
         return f"SOP Class {name} is not negotiated: dicom.accept.{kind} = false"
     return f"SOP Class {name} is not negotiated: it is no Storage SOP Class that the Standard knows"

@@ -27,7 +27,8 @@ class Answer:
     or unevenly spaced. created_at: seconds since the epoch, the same at every attempt.
     predecessors: the objects of an earlier Job that these take the place of. verdict: how sure it
     is that the source is whole. probabilities: by label, (slice, row, column) as the label map,
-    255 is certain; what a FRACTIONAL Segmentation shows.
+    255 is certain; what a FRACTIONAL Segmentation shows. others: the Series of further channels,
+    which the labels do not lie on.
     """
 
     label_map: LabelMap
@@ -41,6 +42,7 @@ class Answer:
     predecessors: tuple[ObjectRef, ...] = ()
     verdict: Verdict | None = None
     probabilities: Mapping[int, NDArray[np.uint8]] | None = None
+    others: tuple[SourceSeries, ...] = ()
 
     def uids(self, kind: ResultKind, form: str = "", part: int = 1) -> ResultUIDs:
         """UIDs of one result object of this Job."""
@@ -51,6 +53,17 @@ class Answer:
         """The Instance of the first plane: whose patient and Study the results have."""
         uid = self.planes[0].sop_instance_uid
         return next(one for one in self.source.instances if one.get("SOPInstanceUID") == uid)
+
+    @property
+    def further(self) -> list[list[Dataset]]:
+        """The Instances of further channels by Series, each once, sorted by their UIDs."""
+        seen = {str(one.get("SOPInstanceUID")) for one in self.source.instances}
+        found = []
+        for series in self.others:
+            new = {str(one.SOPInstanceUID): one for one in series.instances}
+            found.append([new[uid] for uid in sorted(new.keys() - seen)])
+            seen |= new.keys()
+        return [instances for instances in found if instances]
 
     def tracking_uid(self, label: int) -> str:
         """Tracking UID of what a Segment shows: the same in all objects of this Job."""

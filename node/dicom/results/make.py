@@ -1,9 +1,9 @@
 """Every result object that some Peer gets of one Answer, each verified before it is handed on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from node.core.result import ObjectRef, SegForm, Wants
+from node.core.result import ObjectRef, SegForm, Wants, rejected, rejection_form
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.captures.encode import encode_captures
 from node.dicom.results.captures.verify import verify_captures
@@ -20,9 +20,15 @@ T = TypeVar("T")
 Enter = Callable[[str], None]  # names the stage that begins
 
 
-def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterator[ResultObject]:
+def make_objects(
+    answer: Answer,
+    wants: Sequence[Wants],
+    enter: Enter,
+    rejects: Iterable[Sequence[ObjectRef]] = (),
+) -> Iterator[ResultObject]:
     """What the Peers want, each object once, in the order in which they refer to one another.
 
+    rejects: what each Peer that wants a note of it was given before, and this takes the place of.
     Raises Fatal where an object is not what it should be; it never leaves then.
     """
     for form in dict.fromkeys(one.segmentation for one in wants if one.segmentation is not None):
@@ -32,8 +38,8 @@ def make_objects(answer: Answer, wants: Sequence[Wants], enter: Enter) -> Iterat
         yield _verified(answer, encode_structure_set, verify_structure_set, enter)
     if any(one.capture for one in wants):
         yield from _verified(answer, encode_captures, verify_captures, enter)
-    if answer.predecessors and any(one.rejection_note for one in wants):
-        yield _rejection(answer, answer.predecessors, enter)
+    for given in {rejection_form(given): given for given in rejects if rejected(given)}.values():
+        yield _rejection(answer, given, enter)
 
 
 def _verified(

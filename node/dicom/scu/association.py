@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from pydicom.uid import UID
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
@@ -17,6 +16,7 @@ from node.core.names import AETitle
 from node.core.text import clean
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.secure import Handshake
+from node.dicom.uid_names import uid_name
 
 MOST_CONTEXTS: Final = 128  # of one Association (PS3.8 9.3.2.2)
 _PERMANENT_REJECTION: Final = 1  # PS3.8 9.3.4, Result
@@ -143,5 +143,5 @@ def _not_associated(peer: Peer, association: Association, reached: bool) -> Temp
 
 
 def _names(association: Association) -> str:
-    names = {UID(str(c.abstract_syntax)).name for c in association.rejected_contexts}
+    names = {uid_name(str(c.abstract_syntax)) for c in association.rejected_contexts}
     return ", ".join(sorted(names))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # built at import
 
@@ -15,6 +14,7 @@ from node.dicom.scu.association import MOST_CONTEXTS, associated
 from node.dicom.scu.encoded import store_encoded
 from node.dicom.scu.instance import Instance, NotSendable, opened
 from node.dicom.scu.peer import Peer
+from node.dicom.uid_names import uid_name
 
 
 def echo(peer: Peer, calling_ae_title: AETitle) -> None:
@@ -117,7 +117,7 @@ def _store(peer: Peer, association: Association, instance: Instance) -> Stored:
     uid = SOPInstanceUID(instance.sop_instance_uid)
     context_id = _context_id(association, instance)
     if context_id is None:
-        sop_class, syntax = (UID(one).name for one in instance.kind)
+        sop_class, syntax = (uid_name(one) for one in instance.kind)
         sentence = f"{peer} does not accept {sop_class} in {syntax}; enable it there, then resend"
         return Stored(uid, Outcome.PERMANENT, sentence)
     response = store_encoded(peer, association, context_id, instance)

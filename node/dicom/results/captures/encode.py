@@ -14,7 +14,6 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
-from node.core.anatomy import Code
 from node.core.errors import Fatal
 from node.core.result import ObjectRef, ResultKind
 from node.core.volume import Affine
@@ -22,6 +21,7 @@ from node.dicom.elements import code_item, reference, stated
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.captures.pictures import ShownSlice, pictures_of
 from node.dicom.results.context import (
+    SOURCE_IMAGE,
     SeriesKind,
     caveats_of,
     copy_context,
@@ -36,7 +36,6 @@ from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 
 CAPTURES: Final = SeriesKind("OT", 3000, "Pictures: ")  # OT: other, C.7.3.1.1.1
 _OBLIQUE = 0.1  # of a cosine
-_SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 
 
 def encode_captures(answer: Answer) -> list[ResultObject]:
@@ -87,7 +86,7 @@ def _describe_image(dataset: Dataset, answer: Answer, one: ShownSlice) -> None:
     origin = reference(one.instance)
     if one.frame is not None:
         origin.ReferencedFrameNumber = one.frame
-    origin.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
+    origin.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     dataset.SourceImageSequence = [origin]
 
 

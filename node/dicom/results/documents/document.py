@@ -4,7 +4,7 @@ highdicom builds the content; the data set around it is our own, as for a Segmen
 would draw random UIDs and the time of day, and loads 75 MB of tables of the Standard.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,11 +55,12 @@ _OF_IMAGES = (
 
 @dataclass(frozen=True)
 class Reference:
-    """An Instance in a Series of the same Study."""
+    """An Instance in a Series. study_instance_uid: "" where it is that of the document."""
 
     series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
+    study_instance_uid: str = ""
 
 
 def reference_to(instance: Dataset) -> Reference:
@@ -68,6 +69,7 @@ def reference_to(instance: Dataset) -> Reference:
         str(required(instance, "SeriesInstanceUID")),
         str(required(instance, "SOPClassUID")),
         str(required(instance, "SOPInstanceUID")),
+        str(required(instance, "StudyInstanceUID")),
     )
 
 
@@ -163,17 +165,22 @@ def set_content(dataset: Dataset, title: Code, template: str | None, items: Iter
 
 
 def references_of(dataset: Dataset, references: Iterable[Reference]) -> list[Dataset]:
-    """A Hierarchical SOP Instance Reference, PS3.3 10.2: our Study, its Series, their Instances."""
-    by_series: dict[str, list[Dataset]] = {}
+    """A Hierarchical SOP Instance Reference, PS3.3 10.2: Studies, their Series, their Instances."""
+    by_study: dict[str, dict[str, list[Dataset]]] = {}
     for one in references:
         item = Dataset()
         item.ReferencedSOPClassUID = one.sop_class_uid
         item.ReferencedSOPInstanceUID = one.sop_instance_uid
+        by_series = by_study.setdefault(one.study_instance_uid or dataset.StudyInstanceUID, {})
         by_series.setdefault(one.series_instance_uid, []).append(item)
+    return [_study(uid, by_series) for uid, by_series in by_study.items()]
+
+
+def _study(uid: str, by_series: Mapping[str, list[Dataset]]) -> Dataset:
     study = Dataset()
-    study.StudyInstanceUID = dataset.StudyInstanceUID
+    study.StudyInstanceUID = uid
     study.ReferencedSeriesSequence = [_series(uid, items) for uid, items in by_series.items()]
-    return [study]
+    return study
 
 
 def _series(uid: str, items: list[Dataset]) -> Dataset:

@@ -3,7 +3,6 @@
 An archive that knows IOCM hides what the note refers to; one that does not shows the note.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 from node.core.anatomy import Code
 from node.core.errors import Fatal
 from node.core.model import Model
-from node.core.result import ObjectRef, ResultKind
+from node.core.result import ObjectRef, ResultKind, rejected, rejection_form
 from node.dicom.elements import sr_code
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.context import SeriesKind
@@ -40,13 +39,10 @@ def encode_rejection(answer: Answer, given: Sequence[ObjectRef]) -> ResultObject
     A Peer that had less gets another note: an archive need not know what the note refers to
     otherwise. Notes among what was given stay. The order of it does not matter.
     """
-    replaced = sorted(
-        {ref for ref in given if ref.kind is not ResultKind.REJECTION},
-        key=lambda ref: ref.sop_instance_uid,
-    )
+    replaced = rejected(given)
     if not replaced:
         raise Fatal("there is no earlier result: a rejection note has nothing to refer to")
-    form = _form(replaced)
+    form = rejection_form(replaced)
     uids = answer.uids(ResultKind.REJECTION, form)
     model = answer.model
     dataset = new_document(
@@ -70,12 +66,6 @@ def encode_rejection(answer: Answer, given: Sequence[ObjectRef]) -> ResultObject
         uids.sop_instance_uid,
     )
     return ResultObject(ref, (file_bytes(dataset),))
-
-
-def _form(replaced: Sequence[ObjectRef]) -> str:
-    """A short digest of what is rejected: a note of other objects is another document."""
-    named = "\n".join(ref.sop_instance_uid for ref in replaced)
-    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def _content(model: Model, replaced: Sequence[ObjectRef]) -> Iterator[Any]:

@@ -101,9 +101,10 @@ def encode_report(
     )
     describe_report(dataset)
     set_content(dataset, _TITLE, "1500", _content(answer, segmentations, sources, caveats))
+    images = [one for series in (sources, *answer.further) for one in series]
     dataset.CurrentRequestedProcedureEvidenceSequence = references_of(
         dataset,
-        [*(reference_to(one) for one in sources), *(of_result(one.ref) for one in segmentations)],
+        [*map(reference_to, images), *(of_result(one.ref) for one in segmentations)],
     )
     earlier = [of_result(ref) for ref in answer.predecessors if ref.kind is ResultKind.REPORT]
     if earlier:
@@ -146,7 +147,7 @@ def _content(
     )
     quantity = quantity_of(sources[0])
     yield from map(comment, _remarks(model, caveats, quantity))
-    yield _image_library(sources, modality)
+    yield _container(_LIBRARY, [*map(_library_group, (sources, *answer.further))])
     if found:
         groups = Groups(model, quantity, caveats, places_of(segmentations), _series_uid(sources))
         rows = [groups.group(segment, measured[segment.number]) for segment in found]
@@ -168,16 +169,18 @@ def _remarks(model: Model, caveats: Sequence[Caveat], quantity: Quantity | None)
         yield "Intensities are left out: the header of the images does not say what they measure"
 
 
-def _image_library(sources: Sequence[Dataset], modality: str) -> Any:
-    """TID 1600: the images that the labels were drawn on, in one group as they have one space."""
+def _library_group(images: Sequence[Dataset]) -> Any:
+    """TID 1602: images that the network saw, of one Series as they have one space."""
 
-    items = [
-        _code(_MODALITY, _MODALITIES.get(modality, _OTHER_MODALITY), "HAS ACQ CONTEXT"),
-        UIDRefContentItem(
-            sr_code(_FRAME_OF_REFERENCE), sources[0].FrameOfReferenceUID, "HAS ACQ CONTEXT"
-        ),
-    ]
-    for one in sources:
+    modality = str(images[0].get("Modality") or "")
+    items = [_code(_MODALITY, _MODALITIES.get(modality, _OTHER_MODALITY), "HAS ACQ CONTEXT")]
+    if images[0].get("FrameOfReferenceUID"):
+        items.append(
+            UIDRefContentItem(
+                sr_code(_FRAME_OF_REFERENCE), images[0].FrameOfReferenceUID, "HAS ACQ CONTEXT"
+            )
+        )
+    for one in images:
         image = reference_to(one)
         items.append(
             ImageContentItem(
@@ -187,7 +190,7 @@ def _image_library(sources: Sequence[Dataset], modality: str) -> Any:
                 relationship_type="CONTAINS",
             )
         )
-    return _container(_LIBRARY, [_container(_LIBRARY_GROUP, items)])
+    return _container(_LIBRARY_GROUP, items)
 
 
 def _not_detected(segments: Sequence[Segment]) -> Any:

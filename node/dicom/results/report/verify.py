@@ -18,6 +18,7 @@ from node.dicom.results.gate import letters, require_equal, require_same_patient
 from node.dicom.results.report.recount import count_again
 from node.dicom.results.report.verify_groups import require_groups, wrong
 
+_LIBRARY = ("111028", "DCM")
 _COMMENT = ("121106", "DCM")
 _FINDING = ("121071", "DCM")
 _EVALUATIONS = ("C0034375", "UMLS")
@@ -71,9 +72,10 @@ def _require_references(
 ) -> None:
     """The evidence is the source and the Segmentations; nothing else is referred to."""
     study = str(answer.first.StudyInstanceUID)
+    images = [*_instances(answer), *(one for series in answer.others for one in series.instances)]
     expected = sorted(
         {
-            *map(_named, _instances(answer)),
+            *map(_named, images),
             *((study, *_of_result(one.ref)) for one in segmentations),
         }
     )
@@ -84,6 +86,9 @@ def _require_references(
     for reference in referred(dataset):
         if reference not in {named[2:] for named in evidence}:
             raise wrong(f"it refers to {reference[1]}, which is not among its evidence")
+    library = {reference for one in every(dataset, _LIBRARY) for reference in referred(one)}
+    if library != {_named(one)[2:] for one in images}:
+        raise wrong("its image library does not have all images that the network saw, or has more")
     earlier = [
         (study, *_of_result(ref)) for ref in answer.predecessors if ref.kind is ResultKind.REPORT
     ]

@@ -25,7 +25,21 @@ _VOLUME, _DIAMETER = ("118565006", "SCT"), ("L0JK", "IBSI")
 _DERIVATION = ("121401", "DCM")
 _MEAN, _DEVIATION = ("373098007", "SCT"), ("386136009", "SCT")
 _ALWAYS_MEASURED: Final = {"MR": "1"}  # of others the header may leave the unit open
-_UNITS: Final = {"CT": ("[hnsf'U]",), "MR": ("1",)}
+_UNITS: Final = {"CT": "[hnsf'U]", "MR": "1"}
+_PET_UNITS: Final = {  # by Units (0054,1001), PS3.3 C.8.9.1.1.3
+    "BQML": "Bq/ml",
+    "CNTS": "{counts}",
+    "CPS": "{counts}/s",
+    "PROPCNTS": "{propcounts}",
+    "PROPCPS": "{propcounts}/s",
+}
+_SUV_NAMES: Final = {  # by SUV Type (0054,1006), where it is not BSA
+    "BW": "bw",
+    "LBM": "lbm",
+    "LBMJANMA": "lbm(Janma)",
+    "LBMJAMES128": "lbm(James128)",
+    "IBW": "ibw",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,8 @@ def require_groups(
 ) -> None:
     """One group for each Segment that was counted. Raises Fatal saying which is wrong."""
     expected = {s.number: s for s in answer.model.segments if s.number in counted}
-    source = next(one for one in answer.source.instances if one.get("Modality"))
-    series, modality = str(source.SeriesInstanceUID), str(source.Modality)
+    source = answer.first
+    series = str(source.SeriesInstanceUID)
     stated = _by_segment(expected.values(), segmentations)
     containers = every(dataset, _MEASUREMENTS)
     groups = [group for container in containers for group in every(container, _GROUP)]
@@ -61,7 +75,7 @@ def require_groups(
         if group is None:
             raise wrong(f"no group has the Tracking UID of {segment.label}")
         _require_segment(group, segment, stated[number], series)
-        _require_numbers(group, segment, counted[number], modality)
+        _require_numbers(group, segment, counted[number], source)
 
 
 def _by_segment(
@@ -122,7 +136,7 @@ def _require_site(group: Dataset, segment: Segment) -> None:
     require_code(codes, segment.laterality, f"{segment.label}: its laterality", wrong)
 
 
-def _require_numbers(group: Dataset, segment: Segment, counted: Counted, modality: str) -> None:
+def _require_numbers(group: Dataset, segment: Segment, counted: Counted, source: Dataset) -> None:
     """Volume and diameter; mean and standard deviation where there must be, or are, any."""
     _require_close(only(group, _VOLUME), "ml", counted.volume_ml, counted.volume_ml, segment)
     _require_close(only(group, _DIAMETER), "mm", counted.diameter_mm, counted.diameter_mm, segment)
@@ -134,23 +148,45 @@ def _require_numbers(group: Dataset, segment: Segment, counted: Counted, modalit
         if derived:
             raise wrong(f"{segment.label}: there are no voxels to take a mean of")
         return
-    if not derived and modality not in _ALWAYS_MEASURED:
+    if not derived and str(source.get("Modality")) not in _ALWAYS_MEASURED:
         return
     if set(derived) != {_MEAN, _DEVIATION}:
         raise wrong(f"{segment.label}: mean or standard deviation is missing")
     for how, expected in ((_MEAN, mean), (_DEVIATION, deviation)):
-        _require_close(derived[how], modality, expected, abs(mean) + deviation, segment)
+        _require_close(derived[how], _unit_of(source), expected, abs(mean) + deviation, segment)
+
+
+def _unit_of(source: Dataset) -> str | None:
+    """UCUM's code for what the header says that the voxels are (PS3.16 CID 84); or that of none."""
+    modality = str(source.get("Modality"))
+    if modality != "PT":
+        return _UNITS.get(modality)
+    units = str(source.get("Units") or _rescale_type(source))
+    kind = str(source.get("SUVType") or {"CM2ML": "BSA"}.get(units, "BW"))
+    if units == "CM2ML" and kind == "BSA":
+        return "cm2/ml{SUVbsa}"
+    if units == "GML" and kind in _SUV_NAMES:
+        return f"g/ml{{SUV{_SUV_NAMES[kind]}}}"
+    return _PET_UNITS.get(units)
+
+
+def _rescale_type(source: Dataset) -> str:
+    """Of a classic header, or of the frames of an enhanced one, which are alike."""
+    shared, own = (
+        source.get(f"{which}FunctionalGroupsSequence") or [] for which in ("Shared", "PerFrame")
+    )
+    groups = [groups.get("PixelValueTransformationSequence") for groups in (*shared, *own[:1])]
+    stated = [one.get("RescaleType") for one in (source, *(group[0] for group in groups if group))]
+    return next((str(value) for value in stated if value), "")
 
 
 def _require_close(
-    item: Dataset, unit: str, expected: float, scale: float, segment: Segment
+    item: Dataset, unit: str | None, expected: float, scale: float, segment: Segment
 ) -> None:
-    """unit: the UCUM code, or the Modality whose unit it is."""
     (measured,) = item.MeasuredValueSequence
     value, name = float(measured.NumericValue), item.ConceptNameCodeSequence[0].CodeMeaning
     stated, scheme = coded(measured.MeasurementUnitsCodeSequence[0])
-    known = _UNITS.get(unit, ("Bq/ml", "{", "g/ml{SUV", "cm2/ml{SUV") if unit == "PT" else (unit,))
-    if scheme != "UCUM" or not stated.startswith(known):
+    if (stated, scheme) != (unit, "UCUM"):
         raise wrong(f"{segment.label}: {name} is in {stated}")
     if not abs(value - expected) <= TOLERANCE * scale:
         raise wrong(f"{segment.label}: {name} is {value:g} {stated}, counted again {expected:g}")

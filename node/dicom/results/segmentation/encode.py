@@ -108,7 +108,7 @@ def _described(
     describe_series(dataset, first, model, caveats, number=part.number)
     set_times(dataset, first, answer.created_at)
     set_character_set(dataset, first, words_of(model, part.segments))
-    refer_to_source(dataset, instances)
+    refer_to_source(dataset, instances, answer.further)
     refer_to_predecessors(dataset, answer.predecessors)
     _describe_image(dataset, answer, form, part)
     dataset.SegmentSequence = descriptions(part.segments, answer, caveats, form.type)

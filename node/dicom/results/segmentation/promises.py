@@ -21,6 +21,7 @@ from node.dicom.results.gate import (
     require_same_patient,
 )
 from node.dicom.results.segmentation.decoded import DEFLATED_IMAGE_FRAME, Origin, Vector, wrong
+from node.dicom.results.segmentation.references import require_references
 
 Place = tuple[int, int]  # Segment Number, 0 in a LABELMAP, and slice
 
@@ -30,7 +31,6 @@ _SYNTAX: Final[Mapping[Compression, str]] = {
     Compression.RLE: RLELossless,
     Compression.DEFLATED: DEFLATED_IMAGE_FRAME,
 }
-_TEMPORAL_PREDECESSOR: Final = "121348"
 
 
 def require_identity(
@@ -45,7 +45,7 @@ def require_identity(
     known = {uid for uid, _ in positions}
     first = _first(answer, positions)
     require_same_patient(header, first, wrong)
-    (series,) = header.ReferencedSeriesSequence
+    series = header.ReferencedSeriesSequence[0]  # which viewers take for the source
     uids = answer.uids(ResultKind.SEGMENTATION, form.name, number)
     label_map = form.type is SegType.LABELMAP
     sop_class = _LABEL_MAP_SEGMENTATION if label_map else SegmentationStorage
@@ -66,10 +66,7 @@ def require_identity(
         },
         wrong,
     )
-    for reference in (*series.ReferencedInstanceSequence, *header.SourceImageSequence):
-        if reference.ReferencedSOPInstanceUID not in known:
-            raise wrong(f"{reference.ReferencedSOPInstanceUID} is not in the source Series")
-    _require_predecessors(header, answer)
+    require_references(header, answer, known)
 
 
 def _first(answer: Answer, positions: Mapping[Origin, Vector]) -> Dataset:
@@ -83,25 +80,6 @@ def _ref(form: SegForm, sop_class: str, answer: Answer, number: int) -> ObjectRe
     uids = answer.uids(ResultKind.SEGMENTATION, form.name, number)
     kind, series = ResultKind.SEGMENTATION, uids.series_instance_uid
     return ObjectRef(kind, form.name, sop_class, series, uids.sop_instance_uid)
-
-
-def _require_predecessors(header: Dataset, answer: Answer) -> None:
-    """It takes the place of the Segmentations of the earlier Job, and of nothing else."""
-    expected = [
-        (one.sop_class_uid, one.sop_instance_uid, _TEMPORAL_PREDECESSOR)
-        for one in answer.predecessors
-        if one.kind is ResultKind.SEGMENTATION
-    ]
-    found = [
-        (
-            str(item.ReferencedSOPClassUID),
-            str(item.ReferencedSOPInstanceUID),
-            str(item.PurposeOfReferenceCodeSequence[0].CodeValue),
-        )
-        for item in header.get("ReferencedImageSequence", ())
-    ]
-    if found != expected:
-        raise wrong(f"it names {len(found)} predecessors, and not the {len(expected)} it has")
 
 
 def require_segments(
