@@ -128,7 +128,7 @@ def predict(
         ),
     ] = None,
     orientation: Annotated[
-        str | None, typer.Option(help="How the training arrays lay, where no model.toml says it.")
+        str | None, typer.Option(help="How the training arrays lay; overrides model.toml.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
@@ -137,7 +137,7 @@ def predict(
     from node.chosen import by_channel, require_one_channel
     from node.inference.engine import InProcessEngine
     from node.inference.model import load_model
-    from node.predict import predict_folder, predict_series
+    from node.predict import predict_folder, predict_series, torn_files
 
     configure_logging("console", "warning")
     require_folder(dicom_folder)
@@ -147,14 +147,17 @@ def predict(
         require_one_channel(model)
     if model.orientation_assumed:
         note(f"{model_folder} does not say how its training arrays lay; RAS is assumed")
+    torn = torn_files(dicom_folder)
+    for path, why in torn:
+        note(f"{path} {why}")
     engine = InProcessEngine(device, 0, backend, cache_folder())
     if chosen:
         predictions = iter([predict_series(model, engine, chosen, output, nifti=nifti)])
     else:
         predictions = predict_folder(model, engine, dicom_folder, output, nifti=nifti)
-    failed = False
+    failed = bool(torn)
     for prediction in predictions:
-        out.print(f"Series {prediction.series_instance_uid}")
+        out.print(f"Series {escape(prediction.series_instance_uid) or 'without a UID'}")
         if prediction.reason:
             failed = True
             out.print(f"  no result: {escape(prediction.reason)}")
@@ -170,18 +173,19 @@ def predict(
 
 @app.command()
 def send(
-    folder: Annotated[Path, typer.Argument(help="DICOM files, and folders below.")],
+    folder: Annotated[Path, typer.Argument(help="A folder, with those below, or one file.")],
     peer: Annotated[str, typer.Argument(help="A peer's name in the configuration.")],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """Send every DICOM file of a folder to a peer as it lies; exit 1 where one is not stored."""
+    """Send the DICOM files of a folder to a peer as they lie; exit 1 where one is not stored."""
     from node.dicom.scu.answers import Outcome
     from node.dicom.scu.instance import dicom_files
     from node.dicom.scu.storage import store
     from node.show_sent import sent_lines
 
     settings = load(config)
-    require_folder(folder)
+    if not folder.is_file():
+        require_folder(folder)
     target = _peer(settings, peer)
     files = dicom_files(folder)
     if not files:

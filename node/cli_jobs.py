@@ -14,7 +14,7 @@ from node.core.config import Config
 from node.core.errors import Fatal
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import JobId, SeriesInstanceUID
-from node.core.text import counted
+from node.show_jobs import JobStory, job_lines, list_lines
 from node.terminal import DEFAULT_CONFIG, AsJson, ConfigPath, fail, load, out, print_json
 
 
@@ -50,7 +50,7 @@ def jobs_list(
         opened = series.still_open(limit) if only_open or (every and not as_json) else []
         waits = [(one, _waits_for(one, series, settings)) for one in opened]
         left = series.unrouted(limit) if unrouted or (every and not as_json) else []
-        deliveries = jobs.deliveries_of([job.id for job in found]) if as_json else {}
+        deliveries = jobs.deliveries_of([job.id for job in found])
     if as_json and only_open:
         print_json([show.series_values(one) | {"waits_for": words} for one, words in waits])
     elif as_json and unrouted:
@@ -58,7 +58,12 @@ def jobs_list(
     elif as_json:
         print_json([show.job_values(job, deliveries[job.id]) for job in found])
     else:
-        _print_list(found, waits, left, says_none=every or state is not None)
+        if not found and (every or state is not None):
+            out.print("no Jobs")
+        lines = list_lines(found, deliveries)
+        lines += [line for one, words in waits for line in show.open_lines(one, words)]
+        lines += [line for one in left for line in show.series_lines(one)]
+        _print_lines(lines)
 
 
 @jobs_app.command("show")
@@ -67,32 +72,36 @@ def jobs_show(
 ) -> None:
     """One Job: state, attempts, deliveries, history."""
     with _stores(config) as (jobs, _):
-        job = _job(jobs, job_id)
-        deliveries, events = jobs.deliveries(job.id), jobs.events(job.id)
+        story = _job_story(jobs, _job(jobs, job_id))
     if as_json:
-        history = [show.event_values(event) for event in events]
-        print_json(show.job_values(job, deliveries) | {"history": history})
+        history = [show.event_values(event) for event in story.events]
+        print_json(show.job_values(story.job, story.deliveries) | {"history": history})
     else:
-        out.print("\n".join(escape(line) for line in show.job_lines(job, deliveries, events)))
+        _print_lines(job_lines(story))
 
 
 @jobs_app.command("explain")
 def jobs_explain(
-    uid: Annotated[str, typer.Argument(help="A Series, Study or SOP Instance UID.")],
+    uid: Annotated[
+        str, typer.Argument(help="A Series, Study or SOP Instance UID, of a result as well.")
+    ],
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """What happened to a Series: received, closed, routed, segmented, delivered."""
     settings = load(config)
     with _stores(config) as (jobs, series):
-        stories = [_story(jobs, series, one, settings) for one in series.find(uid)]
+        made = jobs.of_result(uid)
+        sources = dict.fromkeys(one for job in made for one in job.series_instance_uids)
+        found = series.find(uid) or [series.get(source) for source in sources]
+        stories = [_story(jobs, series, one, settings) for one in found]
     if not stories:
-        fail(f"{uid}: no Instance of such a Series, Study or SOP Instance UID was received")
+        fail(f"{uid}: no Instance of such a Series, Study or SOP Instance UID was received or made")
     if as_json:
         print_json([show.story_values(*story) for story in stories])
     else:
-        for story in stories:
-            out.print("\n".join(escape(line) for line in show.story_lines(*story)))
+        _print_lines([f"{uid} is of the result of Job {job.id}" for job in made])
+        _print_lines([line for story in stories for line in show.story_lines(*story)])
 
 
 def _story(jobs: Any, series: Any, one: Any, settings: Config) -> tuple[Any, ...]:
@@ -103,9 +112,19 @@ def _story(jobs: Any, series: Any, one: Any, settings: Config) -> tuple[Any, ...
     associations = series.associations(uid)
     aside = refused_of(settings.node.data_dir, show.missing_uids(one))
     evidence = show.Evidence(associations, series.conflicts(uid), aside)
-    told = [(j, jobs.deliveries(j.id), jobs.events(j.id)) for j in reversed(jobs.of_series(uid))]
+    told = [_job_story(jobs, job) for job in reversed(jobs.of_series(uid))]
     waits_for = _waits_for(one, series, settings) if one.closed_at is None else None
     return one, evidence, series.waits(uid), told, waits_for
+
+
+def _job_story(jobs: Any, job: Job) -> JobStory:
+    return JobStory(
+        job,
+        jobs.deliveries(job.id),
+        jobs.events(job.id),
+        {one.sop_instance_uid: one.form for one in (*jobs.given(job.id), *jobs.objects(job.id))},
+        jobs.superseding(job.id),
+    )
 
 
 @jobs_app.command("rerun")
@@ -194,25 +213,9 @@ def _waits_for(one: Any, series: Any, settings: Config) -> str:
     return waits_for(one, series, settings, time.time())
 
 
-def _print_list(
-    jobs: list[Job], waits: list[tuple[Any, str]], left: list[Any], *, says_none: bool
-) -> None:
-    """One line each, nothing cut off: UIDs are there to be copied."""
-    if not jobs and says_none:
-        out.print("no Jobs")
-    lines = [_job_line(job) for job in jobs]
-    lines += [line for one, words in waits for line in show.open_lines(one, words)]
-    lines += [line for one in left for line in show.series_lines(one)]
+def _print_lines(lines: list[str]) -> None:
     for line in lines:
         out.print(escape(line))
-
-
-def _job_line(job: Job) -> str:
-    why = (job.reason or job.stage or "").strip().splitlines()[-1:]
-    return (
-        f"{job.id:>5}  {job.state:<9}  {job.model}  {show.moment(job.updated_at)}  "
-        f"{counted(job.attempts, 'attempt')}  {job.series_instance_uids[0]}  {' '.join(why)}"
-    ).rstrip()
 
 
 def _print_moved(job: Job, as_json: bool) -> None:

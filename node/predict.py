@@ -19,6 +19,7 @@ from node.core.uids import input_fingerprint
 from node.core.volume import LabelMap
 from node.dicom.inbox import read_files
 from node.dicom.results.make import make_objects
+from node.dicom.scu.instance import NotSendable, dicom_files, opened
 
 Found = tuple[SeriesInstanceUID, Sequence[Path]]  # a Series and its files
 
@@ -81,6 +82,20 @@ def series_in(folder: Path, *, images_only: bool = True) -> dict[SeriesInstanceU
         if "Rows" in header or not images_only:
             series[SeriesInstanceUID(uid)].append(path)
     return dict(series)
+
+
+def torn_files(folder: Path) -> list[tuple[Path, str]]:
+    """The DICOM files below a folder that are cut off or no whole Instances, each with why.
+
+    Cut off before their Rows they are passed over, and what names them elsewhere is a UID.
+    """
+    torn = []
+    for path in dicom_files(folder):
+        try:
+            opened(path)
+        except NotSendable as error:
+            torn.append((path, str(error)))
+    return torn
 
 
 def complete_since(paths: Sequence[Path]) -> float:

@@ -3,25 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from node.core.delivery import Delivery, DeliveryState
-from node.core.job import Job, JobState, LoggedEvent
+from node.core.delivery import Delivery
+from node.core.job import Job, LoggedEvent
 from node.core.model import Model
 from node.core.text import counted
+from node.show_jobs import JobStory, deleted_lines, job_lines, moment
 
 if TYPE_CHECKING:  # the worker process imports the command, and should not import the database
     from node.dicom.aside import SetAside
     from node.store.series import StoredAssociation, StoredSeries
     from node.store.waiting import Waiting
-
-
-def moment(seconds: float | None) -> str | None:
-    """ISO 8601, UTC, to the second."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def job_values(job: Job, deliveries: Sequence[Delivery]) -> dict[str, Any]:
@@ -97,64 +90,13 @@ def series_values(series: "StoredSeries") -> dict[str, Any]:
     }
 
 
-def job_lines(job: Job, deliveries: Sequence[Delivery], events: Sequence[LoggedEvent]) -> list[str]:
-    """One Job with its history, for `jobs show`."""
-    lines = [
-        f"Job {job.id}: {job.state}" + (f", {job.stage} now" if job.stage else ""),
-        f"  model     {job.model} ({job.model_fingerprint[:12]})",
-        f"  route     {job.route}",
-        *(f"  series    {uid}" for uid in job.series_instance_uids),
-        *_result_lines(job, deliveries),
-        *([f"  priority  {job.priority}"] if job.priority else []),
-        f"  attempts  {job.attempts}",
-    ]
-    if job.reason:
-        lines.append(f"  reason    {job.reason}")
-    lines += _deleted_lines("result", job.purged_at)
-    if job.supersedes:
-        lines.append(f"  supersedes Job {job.supersedes}")
-    if job.state is JobState.QUEUED and job.attempts:
-        lines.append(f"  next try  {moment(job.not_before)}")
-    if job.timings:
-        parts = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in job.timings.items())
-        lines.append(f"  took      {parts}")
-    lines += [delivery_line(delivery) for delivery in deliveries]
-    lines += ["  history", *(event_line(event) for event in events)]
-    return lines
-
-
-def _result_lines(job: Job, deliveries: Sequence[Delivery]) -> list[str]:
-    """UIDs are chosen before the work; they are shown once they name something."""
-    if job.state not in (JobState.SEGMENTED, JobState.DELIVERED):
-        return []
-    objects = dict.fromkeys((one.kind, one.sop_instance_uid) for one in deliveries)
-    return [f"  result    {kind} {uid}" for kind, uid in objects]
-
-
-def delivery_line(delivery: Delivery) -> str:
-    attempts = f"{delivery.attempts} attempt{'s' * (delivery.attempts != 1)}"
-    line = f"  delivery  {delivery.kind} to {delivery.peer}: {delivery.state}, {attempts}"
-    if delivery.answer:
-        line += f"; {delivery.answer}"
-    if delivery.attempts and not delivery.is_settled:
-        again = "asked again" if delivery.state is DeliveryState.STORED else "next try"
-        line += f"; {again} {moment(delivery.not_before)}"
-    return line
-
-
-def event_line(event: LoggedEvent) -> str:
-    states = f" {event.from_state or ''} → {event.to_state}" if event.to_state else ""
-    detail = f"  {event.detail}" if event.detail else ""
-    return f"    {moment(event.at)}  {event.event}{states}{detail}"
-
-
 def series_lines(series: "StoredSeries") -> list[str]:
     """One closed Series, for `jobs list` and `jobs explain`; what lacks stands in its routing."""
     return [
         *_received_lines(series),
         f"  closed    {moment(series.closed_at)}: {_verdict(series)}",
         f"  routing   {series.routing or 'not yet'}",
-        *_deleted_lines("instance", series.purged_at),
+        *deleted_lines("instance", series.purged_at),
     ]
 
 
@@ -176,10 +118,6 @@ def _verdict(series: "StoredSeries") -> str:
     """All of the evidence where an earlier version noted it in one piece."""
     has_findings = series.findings and series.verdict is not None
     return str(series.verdict) if has_findings else str(series.evidence)
-
-
-def _deleted_lines(what: str, purged_at: float | None) -> list[str]:
-    return [f"  deleted   its {what} files, {moment(purged_at)} (retention)"] if purged_at else []
 
 
 def waiting_values(waiting: "Waiting") -> dict[str, Any]:
@@ -281,9 +219,6 @@ def _refused_here(missing: str, evidence: Evidence) -> str:
     return ""
 
 
-JobStory = tuple[Job, Sequence[Delivery], Sequence[LoggedEvent]]
-
-
 def story_values(
     series: "StoredSeries",
     evidence: Evidence,
@@ -297,8 +232,8 @@ def story_values(
         "evidence": evidence_values(series, evidence),
         "channels": [waiting_values(one) for one in channels],
         "jobs": [
-            job_values(job, deliveries) | {"history": [event_values(event) for event in events]}
-            for job, deliveries, events in jobs
+            job_values(one.job, one.deliveries) | {"history": list(map(event_values, one.events))}
+            for one in jobs
         ],
     }
 
@@ -314,7 +249,7 @@ def story_lines(
     head = series_lines(series) if waits_for is None else open_lines(series, waits_for)
     lines = [*head, *evidence_lines(series, evidence)]
     lines += [waiting_line(one) for one in channels]
-    return lines + [line for story in jobs for line in job_lines(*story)]
+    return lines + [line for story in jobs for line in job_lines(story)]
 
 
 def model_values(model: Model) -> dict[str, Any]:

@@ -58,8 +58,8 @@ _INSTEAD: Mapping[tuple[JobState, JobEvent], str] = {
     (JobState.QUEUED, JobEvent.RERUN): "it runs by itself",
     (JobState.SEGMENTED, JobEvent.RERUN): "segnode jobs cancel it first, then rerun it",
     (JobState.DELIVERED, JobEvent.RERUN): (
-        "segnode jobs resend sends its result again; the same instances through the same model "
-        "give the same result, so only a series that has changed, or another model, makes it anew"
+        "segnode jobs resend sends its result again, and the same instances through the same model "
+        "give no other; docs/peers.md says how objects are made that a peer wants later"
     ),
     (JobState.QUEUED, JobEvent.RESEND): "it has no result yet",
     (JobState.REJECTED, JobEvent.RESEND): "it has no result; segnode jobs rerun lets it try again",

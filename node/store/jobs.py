@@ -23,7 +23,7 @@ from node.store.results import (
     replace_results,
 )
 from node.store.rows import jobs_of_series, log_event, select_deliveries, select_jobs, transition
-from node.store.tables import delivery, job, job_event, job_series, series
+from node.store.tables import delivery, job, job_event, job_series, result, series
 
 SEND_ANEW = "take it from a Peer that has it; a Job that is not DELIVERED can be run again"
 
@@ -52,6 +52,18 @@ class JobStore:
         """The Jobs that read this Series, the latest first."""
         with self._engine.connect() as connection:
             return jobs_of_series(connection, uid)
+
+    def of_result(self, uid: str) -> Sequence[Job]:
+        """The Jobs that made the object, or the Series of objects, of this UID."""
+        made = or_(result.c.sop_instance_uid == uid, result.c.series_instance_uid == uid)
+        with self._engine.connect() as connection:
+            return select_jobs(connection, job.c.id.in_(select(result.c.job_id).where(made)))
+
+    def superseding(self, job_id: JobId) -> Sequence[JobId]:
+        """The Jobs that took the place of this one, the first first."""
+        later = select(job.c.id).where(job.c.supersedes == job_id).order_by(job.c.id)
+        with self._engine.connect() as connection:
+            return [JobId(one) for one in connection.scalars(later)]
 
     def events(self, job_id: JobId) -> Sequence[LoggedEvent]:
         with self._engine.connect() as connection:

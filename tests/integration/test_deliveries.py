@@ -414,3 +414,15 @@ def test_deliveries_of_an_older_schema_keep_what_they_know(tmp_path: Path) -> No
         RecipientStore(engine).refused() is None
     )  # nobody is told now of what was refused long ago
     engine.dispose()
+
+
+def test_a_delivered_job_can_be_made_anew_by_way_of_a_cancelled_one(stores: Stores) -> None:
+    segmented(stores.jobs, stores.job, NOW)
+    for peer in ("a", "b"):
+        stores.deliveries.delivered(the_one(stores.deliveries.take(peer, NOW)), "stored", NOW)
+    again = stores.jobs.resend(stores.job.id, stores.now().state, NOW + 1)
+    stores.jobs.transition(stores.job.id, again.state, JobEvent.CANCEL, NOW + 1, "by hand")
+    stores.jobs.rerun(stores.job.id, JobState.CANCELLED, NOW + 1)
+    segmented(stores.jobs, stores.job, NOW + 2, stores.report())
+    assert stores.states("a") == ["open", "open"]
+    assert {one.attempts for one in stores.of("a")} == {0}

@@ -257,6 +257,17 @@ def test_a_flood_of_failed_handshakes_is_one_line(here: Receiving) -> None:
     assert reasons == ["it speaks HTTP"]
 
 
+def test_two_reasons_of_one_address_are_both_told(here: Receiving) -> None:
+    with _told() as reasons:
+        for said in (b"GET / HTTP/1.0\r\n\r\n", associate_rq(["1.2.840.10008.5.1.4.1.1.4"])):
+            with RawPeer(here.tls_port) as peer:
+                peer.send(said)
+                while peer.receive()[0]:
+                    pass
+        time.sleep(0.2)
+    assert reasons == ["it speaks HTTP", "it speaks plain DICOM; this is the TLS port"]
+
+
 def test_a_client_that_stalls_amid_the_handshake_is_dropped_and_keeps_nobody_waiting(
     here: Receiving, client: ssl.SSLContext
 ) -> None:

@@ -12,7 +12,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle
-from node.dicom.scu.instance import dicom_files
+from node.dicom.scu.instance import NotSendable, dicom_files, opened
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import echo, send
 from tests.peers import free_port
@@ -117,3 +117,17 @@ def test_a_folder_is_searched_for_dicom_files_only(tmp_path: Path) -> None:
     folder = write_series(make_series(slices=2), tmp_path / "a" / "b")
     (folder / "notes.txt").write_text("not DICOM")
     assert [path.name for path in dicom_files(tmp_path)] == ["0000.dcm", "0001.dcm"]
+
+
+def test_a_file_that_is_only_called_dcm_is_not_left_out_silently(tmp_path: Path) -> None:
+    (tmp_path / "empty.dcm").touch()
+    (tmp_path / "._IM1.dcm").write_bytes(b"what a Mac leaves beside a file")
+    (found,) = dicom_files(tmp_path)
+    assert found.name == "empty.dcm"
+    with pytest.raises(NotSendable, match="no DICOM file header"):
+        opened(found)
+
+
+def test_a_file_stands_for_a_folder_of_one(tmp_path: Path) -> None:
+    folder = write_series(make_series(slices=2), tmp_path)
+    assert dicom_files(folder / "0001.dcm") == [folder / "0001.dcm"]

@@ -12,7 +12,7 @@ from pydicom import dcmread
 
 from node.core.model import Model, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
-from node.predict import predict_folder
+from node.predict import predict_folder, torn_files
 from tests.series_factory import make_series, write_series
 from tests.unit.test_seg import SEGMENTS, make_model
 
@@ -64,3 +64,12 @@ def test_a_result_is_dated_by_the_newest_file_of_its_series(series: Path, tmp_pa
     expected = datetime.fromtimestamp(ARRIVED).strftime("%Y%m%d%H%M%S")
     for name in ("InstanceCreation", "Series", "Content"):
         assert dataset[f"{name}Date"].value + dataset[f"{name}Time"].value == expected
+
+
+def test_a_file_that_was_cut_off_in_its_copy_is_named(series: Path) -> None:
+    assert torn_files(series) == []
+    cut = series / "0003.dcm"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    ((path, why),) = torn_files(series)
+    assert path == cut
+    assert why.startswith("is not a whole DICOM file: (7fe0,0010) ends after ")

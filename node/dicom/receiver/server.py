@@ -51,7 +51,7 @@ class _Handler(RequestHandler):
 
     def _tell(self, reason: str) -> None:
         event, address = "TLS handshake failed", str(self.client_address[0])
-        if self.server.around.seldom.may_say(event, address):
+        if self.server.around.seldom.may_say(f"{event}: {reason}", address):
             self.server.around.reports.warning(event, address=address, reason=reason)
 
     def _create_association(self) -> ReceivingAssociation:

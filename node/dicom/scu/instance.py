@@ -57,8 +57,11 @@ class Instance:
 def dicom_files(folder: Path) -> list[Path]:
     """The DICOM files in a folder and below; no media directories, and no other files.
 
-    Those that nobody can read, and data sets without a header, are among them: `opened` says so.
+    Those that nobody can read, data sets without a header, and what is only called .dcm are among
+    them: `opened` says so. A file in place of the folder is the only one.
     """
+    if folder.is_file():
+        return [folder]
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_instance(path)]
 
 
@@ -67,7 +70,8 @@ def _is_instance(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(132)
         if head[_PREFIX] != b"DICM":
-            return _BARE.match(head) is not None
+            is_called = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
+            return is_called or _BARE.match(head) is not None
         meta, _ = split_dataset(path)
         return bool(meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage)
     except Exception:  # pydicom's, of a torn header; `opened` tells why
