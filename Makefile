@@ -7,11 +7,12 @@ export PATH := $(PATH):/usr/sbin
 # DCMTK and Orthanc wait 40 ms for each acknowledgement without it.
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test soak bench check format lint typecheck clean
+.PHONY: help setup demo test test-all soak bench check format lint typecheck clean
 
 help:
 	@echo 'make demo     start the node and a small PACS, send a series, show the SEG (KEEP=1: leave it running)'
-	@echo 'make test     every test (ARGS="-k inbox" goes to pytest)'
+	@echo 'make test     every test but the slow ones (ARGS="-k inbox" goes to pytest)'
+	@echo 'make test-all the slow ones, too, as CI does'
 	@echo 'make soak     the tests that kill the node many times over'
 	@echo 'make bench    the benchmarks (ARGS="inference": one part; ARGS=--quick: tiny, to try them)'
 	@echo 'make check    format, lint and types, as CI does; make format mends the format'
@@ -30,6 +31,9 @@ test: setup
 	.ci/peers
 	.ci/viewer
 	$(PYTHON_M) pytest $(ARGS)
+
+test-all:
+	$(MAKE) test ARGS="-m 'not soak' $(ARGS)"
 
 soak: setup
 	.ci/peers

@@ -83,8 +83,8 @@ def test_two_series_of_a_study_give_one_segmentation_on_the_first(
     (found,) = (
         one for one in orthanc.segmentations() if one.StudyInstanceUID == derive_uid(study, "study")
     )
-    (referenced,) = found.ReferencedSeriesSequence
-    assert referenced.SeriesInstanceUID == uids["T1"]
+    referenced = [one.SeriesInstanceUID for one in found.ReferencedSeriesSequence]
+    assert referenced == [uids["T1"], uids["FLAIR"]]
     assert found.FrameOfReferenceUID == derive_uid(study, "frame")
 
 

@@ -25,7 +25,13 @@ capture = true
 _KILL_WITHIN_SECONDS = 4.0  # after the last instance: closing, prediction, encoding, delivery
 
 
-@pytest.mark.parametrize("runs", [RUNS, pytest.param(SOAK_RUNS, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param(RUNS, marks=pytest.mark.slow),
+        pytest.param(SOAK_RUNS, marks=pytest.mark.soak),
+    ],
+)
 def test_the_same_job_run_again_and_killed_on_the_way_gives_the_same_objects(
     runs: int, orthanc: Orthanc, tmp_path: Path
 ) -> None:

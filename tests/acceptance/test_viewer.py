@@ -31,6 +31,8 @@ from tests.viewer.picture import Colour
 
 Labels = NDArray[np.uint8]
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:

@@ -106,6 +106,7 @@ def labels_as_dcmqi_reads(file: Path, answer: Answer) -> NDArray[np.uint8]:
     return labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SegType.BINARY, SegType.LABELMAP])
 def test_dcmqi_reads_the_same_voxels_at_the_same_place_from_every_series_that_assembles(
     shared_data: Path, tmp_path: Path, kind: SegType

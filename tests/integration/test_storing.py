@@ -24,15 +24,14 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.events import Event
-from typer.testing import CliRunner
 
-from node.cli import app
 from node.core.errors import Temporary
 from node.core.names import AETitle
 from node.dicom.scu.answers import Outcome, Stored
 from node.dicom.scu.instance import dicom_files
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import echo, store
+from tests.command import segnode
 from tests.peers import StallingProxy, eventually, free_port, tool
 from tests.scripted import BOTH, requested_uid, scripted_peer
 from tests.series_factory import make_series, write_series
@@ -362,8 +361,8 @@ def test_the_command_names_what_it_cannot_send_sends_the_rest_and_exits_with_1(
         config.write_text(
             f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {peer.port}\n'
         )
-        done = CliRunner().invoke(app, ["send", str(folder), "pacs", "-c", str(config)])
-    assert done.exit_code == 1
+        done = segnode("send", folder, "pacs", "-c", config)
+    assert done.returncode == 1
     assert "3 of 4 instances → pacs (PACS at 127.0.0.1" in done.stdout
     assert f"{files[1]}: the file is not a whole DICOM file: (7fe0,0010) ends" in done.stdout
     assert "3 of 4 instances were stored" in done.stderr
@@ -376,8 +375,8 @@ def test_the_command_is_content_where_all_were_stored(files: list[Path], tmp_pat
         config.write_text(
             f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {peer.port}\n'
         )
-        done = CliRunner().invoke(app, ["send", str(files[0].parent), "pacs", "-c", str(config)])
-    assert done.exit_code == 0
+        done = segnode("send", files[0].parent, "pacs", "-c", config)
+    assert done.returncode == 0
     assert "4 instances → pacs (PACS at 127.0.0.1" in done.stdout
 
 

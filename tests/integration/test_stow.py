@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from typer.testing import CliRunner
 
-from node.cli import app
 from node.core.errors import Fatal, Temporary
 from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
@@ -24,6 +22,7 @@ from node.dicom.scu.query import holds
 from node.dicom.scu.storage import echo, store
 from node.dicom.tls import Tls, server_context
 from tests.certificates import Authority
+from tests.command import segnode
 from tests.peers import Orthanc, free_port
 from tests.scripted_web import Answer, failed, scripted_web, stored
 from tests.series_factory import make_series, write_series
@@ -359,9 +358,9 @@ def test_the_commands_speak_to_a_dicomweb_peer(
     assert peer.web is not None
     config = tmp_path / "node.toml"
     config.write_text(f'[peers.cloud]\nurl = "{peer.web.url}/"\n')
-    asked = CliRunner().invoke(app, ["echo", "cloud", "-c", str(config)])
-    assert asked.exit_code == 0, asked.output
-    sent = CliRunner().invoke(app, ["send", str(files[0].parent), "cloud", "-c", str(config)])
-    assert sent.exit_code == 0, sent.output
+    asked = segnode("echo", "cloud", "-c", config)
+    assert asked.returncode == 0, asked.stderr
+    sent = segnode("send", files[0].parent, "cloud", "-c", config)
+    assert sent.returncode == 0, sent.stderr
     assert f"3 instances → cloud ({peer.web.url}): stored, HTTP 200" in sent.stdout
     assert pacs.instance_count() == 3

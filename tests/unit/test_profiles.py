@@ -5,15 +5,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from node import checks, cli, show
+from node import checks, show
 from node.configured.models import models_of
 from node.core import config
 from node.core.errors import ConfigError
 from node.core.model import Profile
 from node.inference.folder import fingerprint_now
 from node.inference.model import load_model
+from tests.command import segnode
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_models_list_shows_the_profile(folder: Path) -> None:
 
 def test_predict_takes_the_three_profiles_and_no_other(folder: Path) -> None:
     arguments = ["predict", str(folder), str(folder), "-o", str(folder / "out"), "--profile"]
-    refused = CliRunner().invoke(cli.app, [*arguments, "quick"], env={"COLUMNS": "200"})
-    assert refused.exit_code == 2
-    assert "'exact', 'fast', 'fastest'" in refused.output
-    taken = CliRunner().invoke(cli.app, [*arguments, "fastest"])
-    assert "there are no DICOM images in it" in str(taken.exception)
+    refused = segnode(*arguments, "quick")
+    assert refused.returncode == 2
+    assert "'exact', 'fast', 'fastest'" in refused.stderr
+    taken = segnode(*arguments, "fastest")
+    assert "there are no DICOM images in it" in taken.stderr

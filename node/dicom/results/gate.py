@@ -5,14 +5,16 @@ its sentence goes to the log. Encoders use nothing of this.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Final
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from node.core.anatomy import Code
 from node.core.errors import Fatal
 
 CodedName = tuple[str, str]
+Named = tuple[str, str, str, str]  # Study, Series, SOP Class and SOP Instance UID
 Wrong = Callable[[str], Fatal]
 
 # By which an archive files an object (PS3.3 C.7.1.1, C.7.2.1). Type 2 and 3: both may be empty.
@@ -25,6 +27,20 @@ _WHOSE: Final = (
     "AccessionNumber",
     "StudyInstanceUID",
 )
+
+
+def parsed(content: bytes, wrong: Wrong) -> Dataset:
+    """A Part 10 file read with pydicom."""
+    try:
+        return dcmread(BytesIO(content))
+    except Exception as error:  # broken bytes make the parser raise almost anything
+        raise wrong(f"it cannot be parsed: {error!r}") from error
+
+
+def named(one: Dataset) -> Named:
+    """An Instance by all its names."""
+    study, series = str(one.StudyInstanceUID), str(one.SeriesInstanceUID)
+    return study, series, str(one.SOPClassUID), str(one.SOPInstanceUID)
 
 
 def require_same_patient(dataset: Dataset, source: Dataset, wrong: Wrong) -> None:

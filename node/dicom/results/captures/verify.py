@@ -5,17 +5,16 @@ the picture follows from the pixel spacings that the two headers state.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.gate import require_equal, require_same_patient
+from node.dicom.results.gate import parsed, require_equal, require_same_patient
 from node.dicom.voxels import modality_frames
 
 _LIKE_GREY = 48  # between the channels of a colour that a tinted grey may have by chance
@@ -41,7 +40,7 @@ def verify_captures(captures: Sequence[ResultObject], answer: Answer) -> None:
         raise _wrong("there is none")
     series = set()
     for part, capture in enumerate(captures, start=1):
-        dataset = _read(capture.content)
+        dataset = parsed(capture.content, _wrong)
         try:
             _require_identity(dataset, capture, answer, part)
             _require_side(dataset, answer, part)
@@ -51,13 +50,6 @@ def verify_captures(captures: Sequence[ResultObject], answer: Answer) -> None:
             raise _wrong(f"picture {part} lacks what it must have: {error!r}") from error
     if len(series) != 1:
         raise _wrong("they are not of one Series")
-
-
-def _read(content: bytes) -> Dataset:
-    try:
-        return dcmread(BytesIO(content))
-    except Exception as error:  # broken bytes make the parser raise almost anything
-        raise _wrong(f"one cannot be parsed: {error!r}") from error
 
 
 def _require_identity(dataset: Dataset, capture: ResultObject, answer: Answer, part: int) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from pydicom import Dataset
 
-from node.dicom.results.gate import CodedName, coded
+from node.dicom.results.gate import CodedName, Named, coded
 
-Named = tuple[str, str, str, str]  # Study, Series, SOP Class and SOP Instance UID
 Referred = tuple[str, str]  # SOP Class and SOP Instance UID
 
 

@@ -10,8 +10,8 @@ from pydicom.uid import BasicTextSRStorage, KeyObjectSelectionDocumentStorage
 from node.core.errors import Fatal
 from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import Named, every, hierarchy, referred
-from node.dicom.results.gate import coded, require_equal, require_same_patient
+from node.dicom.results.documents.tree import every, hierarchy, referred
+from node.dicom.results.gate import Named, coded, require_equal, require_same_patient
 
 _REJECTED = ("113001", "DCM")
 _COMMENT = ("121106", "DCM")

@@ -13,8 +13,8 @@ from pydicom.uid import Comprehensive3DSRStorage
 from node.core.errors import Fatal
 from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.documents.tree import Named, every, hierarchy, only, referred
-from node.dicom.results.gate import letters, require_equal, require_same_patient
+from node.dicom.results.documents.tree import every, hierarchy, only, referred
+from node.dicom.results.gate import letters, named, require_equal, require_same_patient
 from node.dicom.results.report.recount import count_again
 from node.dicom.results.report.verify_groups import require_groups, wrong
 
@@ -75,7 +75,7 @@ def _require_references(
     images = [*_instances(answer), *(one for series in answer.others for one in series.instances)]
     expected = sorted(
         {
-            *map(_named, images),
+            *map(named, images),
             *((study, *_of_result(one.ref)) for one in segmentations),
         }
     )
@@ -84,10 +84,10 @@ def _require_references(
         count = len(set(evidence).symmetric_difference(expected))
         raise wrong(f"{count} instances of its evidence are wrong or missing")
     for reference in referred(dataset):
-        if reference not in {named[2:] for named in evidence}:
+        if reference not in {known[2:] for known in evidence}:
             raise wrong(f"it refers to {reference[1]}, which is not among its evidence")
     library = {reference for one in every(dataset, _LIBRARY) for reference in referred(one)}
-    if library != {_named(one)[2:] for one in images}:
+    if library != {named(one)[2:] for one in images}:
         raise wrong("its image library does not have all images that the network saw, or has more")
     earlier = [
         (study, *_of_result(ref)) for ref in answer.predecessors if ref.kind is ResultKind.REPORT
@@ -102,12 +102,6 @@ def _instances(answer: Answer) -> Iterator[Dataset]:
     for one in answer.source.instances:
         if one.get("SOPInstanceUID") in used:
             yield one
-
-
-def _named(one: Dataset) -> Named:
-    uids = one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPClassUID, one.SOPInstanceUID
-    study, series, sop_class, instance = map(str, uids)
-    return study, series, sop_class, instance
 
 
 def _of_result(ref: ObjectRef) -> tuple[str, str, str]:

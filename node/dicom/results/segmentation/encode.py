@@ -33,12 +33,11 @@ from node.dicom.results.context import (
     copy_context,
     describe_series,
     identify,
-    refer_to_predecessors,
-    refer_to_source,
     set_character_set,
     set_times,
     words_of,
 )
+from node.dicom.results.references import refer_to_predecessors, refer_to_source
 from node.dicom.results.segmentation.contents import Part, parts_of
 from node.dicom.results.segmentation.frames import (
     SourcePlane,

@@ -10,12 +10,11 @@ from pydicom import Dataset
 
 from node.core.result import ResultKind
 from node.dicom.results.answer import Answer
+from node.dicom.results.gate import Named, named
 from node.dicom.results.segmentation.decoded import wrong
 
 _TEMPORAL_PREDECESSOR: Final = "121348"
 _PROCESSED: Final = "121322"  # Source image for image processing operation
-
-Named = tuple[str, str, str, str]  # Study, Series, SOP Class and SOP Instance UID
 
 
 def require_references(header: Dataset, answer: Answer, used: Collection[str]) -> None:
@@ -24,8 +23,8 @@ def require_references(header: Dataset, answer: Answer, used: Collection[str]) -
     used: SOP Instance UIDs of the source that the labels lie on; of other channels all are.
     """
     others = [one for series in answer.others for one in series.instances]
-    lain_on = {_named(one) for one in answer.source.instances if one.SOPInstanceUID in used}
-    expected = lain_on | {_named(one) for one in others}
+    lain_on = {named(one) for one in answer.source.instances if one.SOPInstanceUID in used}
+    expected = lain_on | {named(one) for one in others}
     found = sorted(_common_references(header))
     for _, _, _, uid in sorted(set(found) - expected):
         raise wrong(f"{uid} is not in the source Series, or not as it is referred to")
@@ -34,7 +33,7 @@ def require_references(header: Dataset, answer: Answer, used: Collection[str]) -
             f"it refers to {len(found)} Instances, not to the {len(expected)} it is made of"
         )
     images = sorted(_images(header.SourceImageSequence))
-    sources = [(*named[2:], "" if named in lain_on else _PROCESSED) for named in expected]
+    sources = [(*one[2:], "" if one in lain_on else _PROCESSED) for one in expected]
     if images != sorted(sources):
         raise wrong("the Source Image Sequence does not name all that it is made of, or more")
     _require_predecessors(header, answer)
@@ -52,11 +51,6 @@ def _common_references(header: Dataset) -> Iterator[Named]:
                     str(item.ReferencedSOPClassUID),
                     str(item.ReferencedSOPInstanceUID),
                 )
-
-
-def _named(one: Dataset) -> Named:
-    study, series = str(one.StudyInstanceUID), str(one.SeriesInstanceUID)
-    return study, series, str(one.SOPClassUID), str(one.SOPInstanceUID)
 
 
 def _images(items: Sequence[Dataset]) -> Iterator[tuple[str, str, str]]:

@@ -5,11 +5,10 @@ pixels by what the source's own headers say, and polygons are filled by parity.
 """
 
 from collections.abc import Mapping
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.uid import RTStructureSetStorage
 
 from node.core.anatomy import Segment
@@ -17,6 +16,7 @@ from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.gate import (
     letters,
+    parsed,
     require_code,
     require_equal,
     require_same_patient,
@@ -32,7 +32,7 @@ def verify_structure_set(structure_set: ResultObject, answer: Answer) -> None:
     XOR of them are the same, whichever a reader takes.
     Raises Fatal saying which ROI, contour or voxel is wrong: a bug of ours.
     """
-    dataset = _read(structure_set.content)
+    dataset = parsed(structure_set.content, wrong_structure_set)
     try:
         _require_identity(dataset, structure_set, answer)
         segments = _require_rois(dataset, answer)
@@ -68,13 +68,6 @@ def _require_equal(
                 f"ROI {number}, filled, differs from the label map in {len(wrong)} voxels (Dice "
                 f"{dice(one, other):.4f}); the first is (slice, row, column) {at}"
             )
-
-
-def _read(content: bytes) -> Dataset:
-    try:
-        return dcmread(BytesIO(content))
-    except Exception as error:  # broken bytes make the parser raise almost anything
-        raise wrong_structure_set(f"it cannot be parsed: {error!r}") from error
 
 
 def _require_identity(dataset: Dataset, structure_set: ResultObject, answer: Answer) -> None:
