@@ -25,7 +25,7 @@ from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.lanes.give import GiveLane
 from node.lanes.lane import Lane
 from node.lanes.pace import Pace
-from node.lanes.record import RecordLane
+from node.lanes.record import GATHER_SECONDS, RecordLane
 from node.lanes.refuse import RefusalLane
 from node.lanes.retain import RetentionLane
 from node.lanes.segment import SegmentLane
@@ -137,6 +137,7 @@ class Lanes:
             stores.series,
             on_recorded=self._wake_after_recording,
             commitment=Commitment(stores.commitments.add_all, reports),
+            gather_seconds=GATHER_SECONDS,
         )
 
     def _closing(self) -> CloseLane:

@@ -19,6 +19,8 @@ from node.store.series import SeriesStore
 log = structlog.get_logger()
 
 BATCH: Final = 100  # files per transaction: one fsync for all, and a short wait for the last one
+# One commit for what comes within it. Each is an fsync of the disk that the receiver's wait for.
+GATHER_SECONDS: Final = 0.1
 READERS: Final = 2
 LOOKS: Final = 10  # into incoming/ while so much is recorded as lay there at the first of them
 _ALL: Final = "~"  # sorts after every name
@@ -34,10 +36,12 @@ class RecordLane(Lane):
         series: SeriesStore,
         on_recorded: Wake,
         commitment: Commitment | None = None,
+        gather_seconds: float = 0.0,
     ) -> None:
+        """gather_seconds: what has come waits so long for more, see GATHER_SECONDS."""
         super().__init__("record")
         self._inbox, self._series, self._on_recorded = inbox, series, on_recorded
-        self._commitment = commitment
+        self._commitment, self._gather_seconds = commitment, gather_seconds
         self._reading = ThreadPoolExecutor(READERS, "read", give_way, (RECORDING,))
         self._started_at: float | None = time.time()
         self._done_as_of = float("-inf")  # monotonic: all that lay there then has been tried
@@ -59,6 +63,8 @@ class RecordLane(Lane):
 
     def step(self) -> float:
         """Records the earliest of what lies there, then looks again: what comes meanwhile waits."""
+        if self._gather_seconds and 0 < len(self._inbox.arrived()) < BATCH:
+            self._stopping.wait(self._gather_seconds)
         began = time.monotonic()
         arrived = self._inbox.arrived()
         self._forget_all_but(arrived)
