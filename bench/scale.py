@@ -19,6 +19,7 @@ from node.core.uids import derive_uid, result_uids
 from node.core.verdict import Verdict
 from node.dicom.inbox import Inbox
 from node.dicom.planes import plane_values, planes_of
+from node.lanes.lane import AT_ONCE
 from node.lanes.record import RecordLane
 from node.store import database
 from node.store.deliveries import DeliveryStore
@@ -96,7 +97,9 @@ class _Held:
             one.SOPInstanceUID = derive_uid("further", str(self._further), str(one.InstanceNumber))
         arrivals.keep(self._inbox, instances)
         began = time.monotonic()
-        self._recording.step()
+        while self._recording.step() == AT_ONCE:
+            pass
+        assert not self._inbox.arrived(), "not all of it is recorded"
         return (time.monotonic() - began) * 1000 / len(instances)
 
     def seconds_to_list(self) -> float:

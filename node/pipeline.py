@@ -5,15 +5,18 @@
     segment   a Job's Series goes through its Model: instance files in, result files out
     refuse    a Job that has no result says so, where a Peer wants to know
     deliver   the result objects of a Job go to a Peer
-    confirm   it says that it keeps them, where it is asked: lanes/confirm.py
+
+Beside the line: a Peer that is asked confirms what it keeps (lanes/confirm), Series wait for other
+channels (lanes/wait), Peers that come later get what there is (lanes/give), and those who ask us to
+commit to what they sent are answered (lanes/commit).
 
 Each may run twice: a process that dies in the middle of one begins it again.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydicom import Dataset
 
@@ -115,6 +118,22 @@ def close(
     )
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What Peers may have, when a Job is segmented.
+
+    predecessors: what its objects take the place of. rejects: what of it each Peer was given that
+    wants a note of it. given: the objects of this very Job, whose bytes stay.
+    """
+
+    predecessors: Sequence[ObjectRef] = ()
+    rejects: Sequence[Sequence[ObjectRef]] = ()
+    given: Collection[SOPInstanceUID] = ()
+
+
+NOTHING_EARLIER: Final = Earlier()
+
+
 def segment(
     job: Job,
     inbox: Inbox,
@@ -123,15 +142,11 @@ def segment(
     engine: Engine,
     wants: Sequence[Wants],
     watch: Watch,
-    predecessors: Sequence[ObjectRef] = (),
-    given: Collection[SOPInstanceUID] = (),
-    rejects: Iterable[Sequence[ObjectRef]] = (),
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> list[ObjectRef]:
     """The closed Series of one Job through its Model: instance files in, result files out.
 
-    wants: what its Peers get. predecessors: the objects that a Peer may have, and which these take
-    the place of. given: those of this Job that a Peer may have. rejects: see make_objects. Returns
-    the objects of the Job.
+    wants: what its Peers get. Returns the objects of the Job.
     """
     watch.enter("read")
     series = [inbox.read(uid) for uid in job.series_instance_uids]
@@ -140,12 +155,18 @@ def segment(
     probabilities = any(one.probabilities for one in wants)
     labelled = label(series, model, engine, watch, probabilities)
     answer = answer_of(
-        labelled, series[0], model, job.identity, job.created_at, predecessors, job.verdict
+        labelled,
+        series[0],
+        model,
+        job.identity,
+        job.created_at,
+        earlier.predecessors,
+        job.verdict,
     )
     made = []
-    for one in make_objects(answer, wants, watch.enter, rejects):
+    for one in make_objects(answer, wants, watch.enter, earlier.rejects):
         watch.enter("write")
-        outbox.write(job.id, one, given=one.ref.sop_instance_uid in given)
+        outbox.write(job.id, one, given=one.ref.sop_instance_uid in earlier.given)
         for warning in one.warnings:
             watch.tell(Progress(1.0, warning))
         made.append(one.ref)

@@ -120,7 +120,7 @@ class Inbox:
         header = identity(parsed)
         try:
             planes = planes_of(parsed)
-        except Exception as error:  # it raises nothing; if it does, of this file alone
+        except Exception as error:  # a hostile header, of this file alone
             raise Undecodable(f"its planes cannot be read: {error!r}") from error
         return IncomingInstance(
             path=path,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from node.dicom.inbox import write_durably
+
 HOUR, DAY = 3600.0, 86_400.0
 UNSEEN_SECONDS: Final = HOUR  # the clock may gain so much on the time that passed between two looks
 OFF_SECONDS: Final = DAY  # … or across a start: a node that was off for longer looks like a jump
@@ -73,6 +75,5 @@ class WatchedClock:
             return None
 
     def _keep(self, found: Looked) -> None:
-        half = self._path.with_suffix(".part")
-        half.write_text(json.dumps(asdict(found)))
-        half.replace(self._path)
+        self._path.with_suffix(".part").unlink(missing_ok=True)  # half of a crash
+        write_durably(self._path, json.dumps(asdict(found)).encode())

@@ -25,7 +25,7 @@ from node.dicom.scu.peer import Peer
 from node.lanes.lane import AT_ONCE, IDLE_SECONDS, Lane
 from node.lanes.record import RecordLane
 from node.lanes.tell import tell_state
-from node.store.commitments import CommitmentStore, HeldInstance, Waiting
+from node.store.commitments import LONGEST_PAUSE_SECONDS, CommitmentStore, HeldInstance, Waiting
 from node.store.deliveries import DeliveryStore
 
 log = structlog.get_logger()
@@ -150,7 +150,7 @@ class CommitmentLane(Lane):
         wait = backoff_seconds(
             waiting.attempts + 1,
             self._retry_first_seconds,
-            self._retry_max_seconds,
+            min(self._retry_max_seconds, LONGEST_PAUSE_SECONDS / 2),
             random.random(),
         )
         self._commitments.retry(waiting, now + wait, answer)
@@ -163,7 +163,7 @@ class CommitmentLane(Lane):
 
     def _give_up(self, waiting: Waiting, answer: str) -> None:
         """Who asked keeps its Instances, or asks again: nothing is lost."""
-        self._commitments.settle(waiting, f"not answered {answer}", time.time())
+        self._commitments.settle(waiting, f"not answered: {answer}", time.time())
         log.error("commitment cannot be answered", **self._which(waiting), reason=answer)
 
     def _which(self, waiting: Waiting) -> Mapping[str, str]:

@@ -63,7 +63,7 @@ class Surroundings:
 
 
 class Lanes:
-    """Built in the order in which work flows backwards: each wakes those before it here."""
+    """Built so that most wake only those built before; for recording see _wake_after_recording."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around

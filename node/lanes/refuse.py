@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import structlog
 
 from node import pipeline
+from node.core.errors import Temporary
 from node.core.job import Job
 from node.core.model import Model
 from node.core.result import Wants
@@ -18,6 +19,8 @@ from node.store.recipients import RecipientStore
 from node.store.series import SeriesStore
 
 log = structlog.get_logger()
+
+AGAIN_SECONDS = 60.0  # before a report that cannot be written is tried again
 
 
 class RefusalLane(Lane):
@@ -51,17 +54,21 @@ class RefusalLane(Lane):
         if not told or self._jobs.objects(job.id):  # a result that a Peer refused is one
             self._recipients.tell(job, (), {}, time.time())
         else:
-            self._tell(job, told)
+            return self._tell(job, told)
         return AT_ONCE
 
-    def _tell(self, job: Job, told: Mapping[str, Wants]) -> None:
+    def _tell(self, job: Job, told: Mapping[str, Wants]) -> float:
         try:
             refs = pipeline.refuse(job, self._inbox, self._series, self._outbox, self._models)
+        except (OSError, Temporary) as error:  # a full disk, say
+            log.warning("no refusal report can be made yet", job=job.id, reason=str(error))
+            return AGAIN_SECONDS
         except Exception as error:  # of this Job; the others may be well
             note = f"no refusal report can be made: {error}"
             log.warning("no refusal report can be made", job=job.id, reason=repr(error))
             self._recipients.tell(job, (), {}, time.time(), note)
-            return
+            return AT_ONCE
         gets = {peer: wanted(wants, refs) for peer, wants in told.items()}
         self._recipients.tell(job, refs, gets, time.time())
         self._on_refused()
+        return AT_ONCE

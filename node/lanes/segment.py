@@ -90,9 +90,11 @@ class SegmentLane(Lane):
             self._engine,
             list(wants.values()),
             watch,
-            self._replaced(job),
-            {one.sop_instance_uid for one in self._jobs.given(job.id)},
-            [rejects[peer] for peer, one in wants.items() if one.rejection_note],
+            pipeline.Earlier(
+                self._replaced(job),
+                [rejects[peer] for peer, one in wants.items() if one.rejection_note],
+                {one.sop_instance_uid for one in self._jobs.given(job.id)},
+            ),
         )
 
     def _rejects(self, job: Job) -> Mapping[str, Sequence[ObjectRef]]:

@@ -157,7 +157,7 @@ def test_each_form_is_drawn_where_it_must_be_on_a_prone_sagittal_series(
 
 
 def _segmentation(source: Sequence[Dataset], labels: Labels, form: SegForm) -> Dataset:
-    """As the node would write these labels, in a form that OHIF has the right colours for."""
+    """As the node writes these labels, less the background item, which OHIF miscolours by."""
     series = source_of(source)
     volume = assemble(series, InputRules())
     label_map = LabelMap(labels, volume.affine, volume.frame_of_reference_uid)

@@ -24,18 +24,22 @@ from node.dicom.outbox import Outbox
 from node.dicom.routing import Route
 from node.dicom.trash import Trash
 from node.lanes.close import CloseLane
+from node.lanes.lane import AT_ONCE, IDLE_SECONDS
 from node.lanes.record import RecordLane
+from node.lanes.refuse import RefusalLane
 from node.lanes.segment import SegmentLane
 from node.lanes.watch import JobsInHand
 from node.retention import purge
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
+from node.store.recipients import RecipientStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from tests import arrivals
 from tests.made_up import made_up_model
 from tests.series_factory import make_series
+from tests.stored import the_one
 
 MODEL = made_up_model(
     "threshold",
@@ -74,7 +78,7 @@ class World:
     """A data folder with its lanes, stepped by hand."""
 
     def __init__(self, folder: Path, engine: sqlalchemy.Engine) -> None:
-        self.folder = folder
+        self.folder, self.sql = folder, engine
         self.inbox, self.outbox = Inbox(folder), Outbox(folder)
         self.series, self.jobs = SeriesStore(engine), JobStore(engine)
         self.deliveries = DeliveryStore(engine)
@@ -201,6 +205,54 @@ def test_a_series_that_makes_no_volume_is_rejected_with_the_reason(world: World)
     job = world.job()
     assert job.state is JobState.REJECTED
     assert job.reason == "the Series has 10 slices; the Model needs at least 16"
+
+
+def _refusing(world: World) -> RefusalLane:
+    return RefusalLane(
+        RecipientStore(world.sql),
+        world.jobs,
+        world.inbox,
+        world.series,
+        world.outbox,
+        {"threshold": MODEL},
+        world.wants,
+        lambda: None,
+    )
+
+
+def test_a_peer_that_wants_to_know_is_told_that_there_is_no_result_and_why(world: World) -> None:
+    world.wants["viewer"] = Wants(refusal_report=True)
+    instances = make_series(slices=10)
+    world.receive(instances)
+    job = world.close()
+    world.segmenting.step()
+    lane = _refusing(world)
+    assert lane.step() == AT_ONCE
+    assert lane.step() == IDLE_SECONDS
+    assert world.deliveries.take("pacs", time.time()) is None
+    delivery = the_one(world.deliveries.take("viewer", time.time()))
+    assert delivery.kind is ResultKind.REFUSAL
+    (path,) = world.outbox.files(job.id, [delivery.sop_instance_uid])
+    document = dcmread(path)
+    assert "the Series has 10 slices; the Model needs at least 16" in str(document)
+    (study,) = document.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert len(series.ReferencedSOPSequence) == len(instances)
+
+
+def test_a_full_disk_does_not_lose_the_word_that_there_is_no_result(world: World) -> None:
+    world.wants["viewer"] = Wants(refusal_report=True)
+    world.receive(make_series(slices=10))
+    job = world.close()
+    world.segmenting.step()
+    place = world.folder / "results" / str(job.id)
+    place.write_text("in the way")  # no folder can be made there, as on a full disk
+    lane = _refusing(world)
+    assert lane.step() > IDLE_SECONDS
+    assert world.deliveries.take("viewer", time.time()) is None
+    place.unlink()
+    assert lane.step() == AT_ONCE
+    assert the_one(world.deliveries.take("viewer", time.time())).kind is ResultKind.REFUSAL
 
 
 def _raise(error: Exception) -> Callable[[], object]:

@@ -16,10 +16,10 @@ from node.core.errors import Fatal
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.context import file_bytes
 from node.dicom.results.documents.refusal import MAX_REASON, encode_refusal, in_words
 from node.dicom.results.documents.rejection import encode_rejection
 from node.dicom.results.documents.verify import verify_refusal, verify_rejection
-from node.dicom.results.segmentation.encode import file_bytes
 from tests.answers import CREATED_AT
 from tests.measured import IDENTITY, answer_of, make_ct, with_predecessors
 from tests.series_factory import make_enhanced, make_series

@@ -15,9 +15,9 @@ from node.core.model import InputRules
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.dicom.results.answer import Answer, ResultObject
+from node.dicom.results.context import file_bytes
 from node.dicom.results.report.encode import encode_report
 from node.dicom.results.report.verify import verify_report
-from node.dicom.results.segmentation.encode import file_bytes
 from tests.measured import answer_of, make_ct, make_pet, segmentation_of, with_predecessors
 from tests.series_factory import CORONAL, make_series
 from tests.unit.test_documents import evidence_with, study_of_evidence

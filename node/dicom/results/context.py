@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Final
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from node import __version__
 from node.core.anatomy import Segment
@@ -19,6 +20,8 @@ from node.core.verdict import Verdict
 from node.dicom.elements import long_string, name_of, required
 from node.dicom.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
+RESEARCH_USE: Final = "Research use; not a medical device"
+ORIENTATION_ASSUMED: Final = "orientation assumed"
 MANUFACTURER: Final = "Segnode"
 FIRST_SERIES_NUMBER: Final = 1000
 _UTF_8 = "ISO_IR 192"  # PS3.3 C.12.1.1.2
@@ -66,7 +69,7 @@ def identify(
     dataset: Dataset,
     instance: Dataset,
     uids: ResultUIDs,
-    sop_class: UID = SegmentationStorage,
+    sop_class: UID,
     transfer_syntax: UID = ExplicitVRLittleEndian,
     in_space: bool = True,
 ) -> None:
@@ -201,3 +204,10 @@ def words_of(model: Model, segments: Sequence[Segment]) -> list[str]:
     codes = [c for s in segments for c in (s.category, s.type, s.region, s.laterality) if c]
     labels = [segment.label for segment in segments]
     return [model.name, model.title, model.version, *labels, *(code.meaning for code in codes)]
+
+
+def file_bytes(dataset: Dataset) -> bytes:
+    """A data set as a DICOM file (PS3.10 7)."""
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

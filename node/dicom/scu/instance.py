@@ -118,7 +118,7 @@ def _header(path: Path) -> tuple[Dataset, int]:
 
 
 def _uid(meta: Dataset, keyword: str) -> str:
-    """ "Empty where it is not there, or no UID."""
+    """Empty where it is not there, or no UID."""
     try:
         uid = str(meta.get(keyword) or "")
     except Exception:  # a value that pydicom decodes only now

@@ -21,17 +21,18 @@ from node.dicom.elements import code_item, reference, stated
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.captures.pictures import ShownSlice, pictures_of
 from node.dicom.results.context import (
+    RESEARCH_USE,
     SeriesKind,
     caveats_of,
     copy_context,
     describe_series,
+    file_bytes,
     identify,
     set_character_set,
     set_times,
     words_of,
 )
 from node.dicom.results.references import SOURCE_IMAGE, refer_to_source
-from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 
 CAPTURES: Final = SeriesKind("OT", 3000, "Pictures: ")  # OT: other, C.7.3.1.1.1
 _OBLIQUE = 0.1  # of a cosine

@@ -26,8 +26,7 @@ from node.dicom.drawing import (
 )
 from node.dicom.elements import long_string, stated
 from node.dicom.results.answer import Answer
-from node.dicom.results.context import caveats_of, profile_mark
-from node.dicom.results.segmentation.encode import ORIENTATION_ASSUMED, RESEARCH_USE
+from node.dicom.results.context import ORIENTATION_ASSUMED, RESEARCH_USE, caveats_of, profile_mark
 from node.dicom.voxels import modality_frames
 
 MOST: Final = 9  # pictures

@@ -13,6 +13,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.core.anatomy import Segment
 from node.core.errors import Fatal
+from node.core.result import ResultKind
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.gate import parsed, require_equal, require_same_patient
 from node.dicom.voxels import modality_frames
@@ -60,10 +61,14 @@ def _require_identity(dataset: Dataset, capture: ResultObject, answer: Answer, p
 
     source = _instances(answer)[str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)]
     require_same_patient(dataset, source, wrong)
+    ref, uids = capture.ref, answer.uids(ResultKind.CAPTURE, part=part)
     stated = {
         "SOP Class": (dataset.SOPClassUID, SecondaryCaptureImageStorage),
-        "SOP Instance": (dataset.SOPInstanceUID, capture.ref.sop_instance_uid),
-        "Series": (dataset.SeriesInstanceUID, capture.ref.series_instance_uid),
+        "SOP Class by name": (ref.sop_class_uid, SecondaryCaptureImageStorage),
+        "SOP Instance": (dataset.SOPInstanceUID, uids.sop_instance_uid),
+        "SOP Instance by name": (ref.sop_instance_uid, uids.sop_instance_uid),
+        "Series": (dataset.SeriesInstanceUID, uids.series_instance_uid),
+        "Series by name": (ref.series_instance_uid, uids.series_instance_uid),
         "Instance Number": (int(dataset.InstanceNumber), part),
         "Burned In Annotation": (dataset.BurnedInAnnotation, "NO"),
         "Conversion Type": (dataset.ConversionType, "WSD"),

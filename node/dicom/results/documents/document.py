@@ -28,6 +28,7 @@ from node.core.uids import ResultUIDs
 from node.dicom.elements import code_item, long_string, required, sr_code
 from node.dicom.results.context import (
     MANUFACTURER,
+    RESEARCH_USE,
     Caveat,
     SeriesKind,
     copy_context,
@@ -38,7 +39,6 @@ from node.dicom.results.context import (
     set_character_set,
     set_times,
 )
-from node.dicom.results.segmentation.encode import RESEARCH_USE
 
 COMMENT: Final = Code("121106", "DCM", "Comment")
 FINDING: Final = Code("121071", "DCM", "Finding")

@@ -20,7 +20,7 @@ from node.core.result import Identity, ObjectRef, ResultKind
 from node.core.uids import ResultUIDs, derive_uid
 from node.dicom.elements import sr_code
 from node.dicom.results.answer import ResultObject
-from node.dicom.results.context import MANUFACTURER, SeriesKind
+from node.dicom.results.context import MANUFACTURER, RESEARCH_USE, SeriesKind, file_bytes
 from node.dicom.results.documents.document import (
     Reference,
     comment,
@@ -31,7 +31,6 @@ from node.dicom.results.documents.document import (
     references_of,
     set_content,
 )
-from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 
 MAX_REASON: Final = 1000  # characters: a screen of them; what is longer stands in the log
 NOT_LOOKED_AT: Final = "The images were not analysed: nothing follows from the absence of findings"

@@ -15,7 +15,7 @@ from node.core.model import Model
 from node.core.result import ObjectRef, ResultKind, rejected, rejection_form
 from node.dicom.elements import sr_code
 from node.dicom.results.answer import Answer, ResultObject
-from node.dicom.results.context import SeriesKind
+from node.dicom.results.context import RESEARCH_USE, SeriesKind, file_bytes
 from node.dicom.results.documents.document import (
     SOURCE,
     comment,
@@ -25,7 +25,6 @@ from node.dicom.results.documents.document import (
     references_of,
     set_content,
 )
-from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 
 _SERIES: Final = SeriesKind("KO", 2900, "Research use: replaced, ")
 _TITLE: Final = Code("113001", "DCM", "Rejected for Quality Reasons")  # PS3.16 CID 7010

@@ -27,9 +27,11 @@ from node.core.result import ObjectRef, ResultKind
 from node.dicom.elements import sr_code
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.context import (
+    RESEARCH_USE,
     Caveat,
     SeriesKind,
     caveats_of,
+    file_bytes,
     words_of,
 )
 from node.dicom.results.documents.document import (
@@ -47,7 +49,6 @@ from node.dicom.results.documents.document import (
 from node.dicom.results.report.groups import Groups, places_of
 from node.dicom.results.report.measurements import measure
 from node.dicom.results.report.units import Quantity, quantity_of
-from node.dicom.results.segmentation.encode import RESEARCH_USE, file_bytes
 from node.dicom.results.segmentation.segments import CHANGES
 
 _SERIES: Final = SeriesKind("SR", 2000, "Research use: measurements, ")

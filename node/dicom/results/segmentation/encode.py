@@ -6,11 +6,10 @@ at 75 MB after its first use and reaches 115 MB on the way, in the process that 
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Final
 
 import numpy as np
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -29,6 +28,8 @@ from node.dicom.elements import name_of, required
 from node.dicom.planes import Plane
 from node.dicom.results.answer import Answer, Piece, ResultObject
 from node.dicom.results.context import (
+    ORIENTATION_ASSUMED,
+    RESEARCH_USE,
     caveats_of,
     copy_context,
     describe_series,
@@ -49,8 +50,6 @@ from node.dicom.results.segmentation.pixels import bits_allocated, pixel_data
 from node.dicom.results.segmentation.segments import background, descriptions
 from node.dicom.volumes import place_tolerance_mm
 
-RESEARCH_USE: Final = "Research use; not a medical device"
-ORIENTATION_ASSUMED: Final = "orientation assumed"
 MAXIMUM_FRACTIONAL_VALUE: Final = 255
 SOP_CLASSES: Final[Mapping[SegType, UID]] = {
     SegType.BINARY: SegmentationStorage,
@@ -205,10 +204,3 @@ def _require_grid(plane: Plane, instance: Dataset, label_map: LabelMap) -> None:
         )
     if required(instance, "FrameOfReferenceUID") != label_map.frame_of_reference_uid:
         raise Fatal(f"{name_of(instance)} is not in the label map's Frame of Reference")
-
-
-def file_bytes(dataset: Dataset) -> bytes:
-    """A data set as a DICOM file (PS3.10 7)."""
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()

@@ -24,18 +24,20 @@ from node.core.result import ObjectRef, ResultKind
 from node.dicom.elements import code_item, long_string, reference, required
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.context import (
+    ORIENTATION_ASSUMED,
+    RESEARCH_USE,
     Caveat,
     SeriesKind,
     caveats_of,
     copy_context,
     describe_series,
+    file_bytes,
     identify,
     profile_mark,
     set_character_set,
     set_times,
     words_of,
 )
-from node.dicom.results.segmentation.encode import ORIENTATION_ASSUMED, RESEARCH_USE, file_bytes
 from node.dicom.results.structure_set.contours import contour_sequence, slice_of, write_as_it_is
 from node.dicom.results.structure_set.outlines import outlines
 from node.dicom.volumes import tolerance_mm

@@ -75,10 +75,14 @@ def _require_identity(dataset: Dataset, structure_set: ResultObject, answer: Ans
     require_same_patient(dataset, answer.first, wrong_structure_set)
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     ref, reference_uid = structure_set.ref, answer.label_map.frame_of_reference_uid
+    uids = answer.uids(ResultKind.STRUCTURE_SET)
     stated = {
         "SOP Class": (dataset.SOPClassUID, RTStructureSetStorage),
-        "SOP Instance": (dataset.SOPInstanceUID, ref.sop_instance_uid),
-        "Series": (dataset.SeriesInstanceUID, ref.series_instance_uid),
+        "SOP Class by name": (ref.sop_class_uid, RTStructureSetStorage),
+        "SOP Instance": (dataset.SOPInstanceUID, uids.sop_instance_uid),
+        "SOP Instance by name": (ref.sop_instance_uid, uids.sop_instance_uid),
+        "Series": (dataset.SeriesInstanceUID, uids.series_instance_uid),
+        "Series by name": (ref.series_instance_uid, uids.series_instance_uid),
         "Frame of Reference": (dataset.FrameOfReferenceUID, reference_uid),
         "referenced Frame of Reference": (frame.FrameOfReferenceUID, reference_uid),
     }
