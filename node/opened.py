@@ -9,7 +9,7 @@ from node.dicom.closing.judgement import Judgement, judge
 from node.dicom.closing.times import Times
 from node.dicom.inbox import Inbox
 from node.dicom.routing import Route, fit
-from node.lanes.close import facts_of, longest
+from node.judging import facts_of, longest
 from node.store.series import SeriesStore, StoredSeries
 
 

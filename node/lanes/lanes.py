@@ -16,8 +16,9 @@ from node.dicom.routing import Route
 from node.dicom.scu.commitment import report
 from node.dicom.scu.peer import Peer
 from node.dicom.trash import Trash
+from node.judging import longest
 from node.lanes.clock import WatchedClock
-from node.lanes.close import CloseLane, longest
+from node.lanes.close import CloseLane
 from node.lanes.commit import CommitmentLane, taking_reports
 from node.lanes.confirm import Confirming
 from node.lanes.count import CountLane

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.dicom.closing.evidence import best_of
-from node.lanes.close import facts_of
+from node.judging import facts_of
 from node.store import database
 from node.store.arrivals import AssociationEnd
 from node.store.series import SeriesStore

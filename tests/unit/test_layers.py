@@ -21,7 +21,7 @@ ROWS = [
     }
     | {"opened"},
     {"lanes"},
-    {"configured", "pipeline", "ordering", "recording", "retention"},
+    {"configured", "judging", "pipeline", "ordering", "recording", "retention"},
     {"dicom", "inference", "store"},
     {"core"},
 ]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Labels = NDArray[np.integer]
 Polygon = NDArray[np.float64]  # (point, row and column); pixel centres are whole numbers
@@ -46,6 +45,8 @@ def _cropped(plane: Labels) -> tuple[int, int, Labels]:
 
 def _cut(plane: Labels, polygon: Polygon, max_points: int) -> list[Polygon]:
     """The region of a polygon as those of its halves across the longer side: the edges meet."""
+    from scipy import ndimage  # 16 MB, which only a Structure Set needs
+
     row, column = (polygon[0] + 0.5).astype(int)  # its first pixel lies below the first corner
     regions, _ = ndimage.label(plane == plane[row, column])
     top, left, region = _cropped(regions == regions[row, column])
