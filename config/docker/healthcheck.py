@@ -6,9 +6,10 @@ Exit status 0 when it answers, 1 with a sentence when it does not.
 import sys
 from pathlib import Path
 
-from node.core.config import Config, PeerSection, load
+from node.core.config import Config, load
 from node.core.errors import SegnodeError
 from node.core.names import AETitle
+from node.core.sections import PeerSection
 from node.dicom.scu.peer import Peer
 from node.dicom.scu.storage import echo
 from node.dicom.tls import Tls

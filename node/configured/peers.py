@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from node.core.config import Config, PeerSection, TlsSection
+from node.core.config import Config
 from node.core.names import AETitle
 from node.core.result import Wants
+from node.core.sections import PeerSection, TlsSection
 from node.core.wants import wants_of
 from node.dicom.scu.peer import Peer, Web
 from node.dicom.tls import Tls

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.core.config import Config, TlsSection
+from node.core.config import Config
 from node.core.names import AETitle
+from node.core.sections import TlsSection
 from node.dicom.receiver.negotiation import Negotiated, negotiated
 from node.dicom.receiver.settings import Settings, TlsFiles
 

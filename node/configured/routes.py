@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from node.core.config import Config, RouteSection
+from node.core.config import Config
 from node.core.model import Model
+from node.core.sections import RouteSection
 from node.dicom.closing.times import Times
 from node.dicom.routing import Route, with_models
 from node.store.retention import Periods

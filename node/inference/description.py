@@ -6,8 +6,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from node.core.anatomy import Code
-from node.core.config import Condition, Orientation, Section, read_toml, refusal
+from node.core.config import read_toml, refusal
 from node.core.model import InputRules, Profile
+from node.core.sections import Condition, Orientation, Section
 
 # PS3.5 6.2: LO holds 64 characters, SH 16, neither a backslash.
 Long = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]*$")]

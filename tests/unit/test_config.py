@@ -7,8 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from node.core import config
-from node.core.config import Config, PeerSection, ResultsSection, RouteSection
+from node.core.config import Config
 from node.core.errors import ConfigError
+from node.core.sections import PeerSection, ResultsSection, RouteSection
 
 SHIPPED = Path(__file__).parents[2] / "config" / "node.toml"
 MINIMAL = """
