@@ -1,26 +1,29 @@
-"""Answers as a Job has them, and one Segmentation of the default form by itself."""
+"""Answers as a Job has them, and the Segmentation they lead to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import SegmentationStorage
 
-from node.core.model import Model
+from node.core.model import InputRules, Model
 from node.core.names import SeriesInstanceUID, SOPInstanceUID
 from node.core.result import Identity, ObjectRef, ResultKind, SegForm
 from node.core.uids import ResultUIDs
 from node.core.verdict import Verdict
 from node.core.volume import LabelMap, Volume
+from node.dicom.assemble import stack
 from node.dicom.planes import Plane, planes_of
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.series import SourceSeries
+from tests.models import boxes_in, make_model
 
 CREATED_AT = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 IDENTITY = Identity("input", "model")
@@ -37,13 +40,36 @@ class Named(Identity):
 
 
 def answer_of(
+    source: SourceSeries,
+    array: NDArray[Any] | None = None,
+    *,
+    model: Model | None = None,
+    rules: InputRules | None = None,
+    **fields: Any,
+) -> Answer:
+    """What a Model said of a Series: an array (slice, row, column) on the grid of its volume.
+
+    By default two boxes, labels 1 and 2; and the rules of the Model. `fields`: what else it has.
+    """
+    model = model or make_model()
+    made = stack(source, rules or model.accepts)
+    volume = made.volume
+    labels = boxes_in(volume.array.shape) if array is None else array
+    assert labels.shape == volume.array.shape
+    predicted = LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
+    on_planes = made.labels_on_planes(predicted)
+    known = {"identity": IDENTITY, "created_at": CREATED_AT, **fields}
+    return Answer(on_planes, predicted, volume, model, source, made.planes, **known)
+
+
+def answer_on_planes(
     labels: LabelMap,
     model: Model,
     source: SourceSeries,
     planes: Sequence[Plane] | None = None,
     **fields: Any,
 ) -> Answer:
-    """Labels on the planes of a source, on all of them by default; an image it does not have."""
+    """Labels that lie on planes already, by default on all of the source; without an image."""
     if planes is None:
         planes = [plane for one in source.instances for plane in planes_of(one)]
     image = Volume(np.empty((0, 0, 0), np.float32), labels.affine, labels.frame_of_reference_uid)
@@ -72,7 +98,7 @@ def encode(
     verdict: Verdict | None = None,
 ) -> Dataset:
     """The Segmentation of the default form, read again."""
-    answer = answer_of(
+    answer = answer_on_planes(
         labels,
         model,
         source,
@@ -109,7 +135,7 @@ def verify(
     except (InvalidDicomError, EOFError, AttributeError):
         uids, earlier = ["1.2.3", "1.2.3"], []
     named = ResultUIDs(SeriesInstanceUID(uids[0]), SOPInstanceUID(uids[1]))
-    answer = answer_of(
+    answer = answer_on_planes(
         labels,
         model,
         source,
@@ -119,3 +145,18 @@ def verify(
     )
     ref = segmentation_ref(uids[1], uids[0])
     verify_segmentations([ResultObject(ref, (file,))], answer, SegForm())
+
+
+def read_back(dataset: Dataset) -> Dataset:
+    return dcmread(BytesIO(file_bytes(dataset)))
+
+
+def segmentation_of(answer: Answer, form: SegForm | None = None) -> ResultObject:
+    """The Segmentation of an Answer, the default one by default."""
+    (one,) = encode_segmentations(answer, form or SegForm())
+    return one
+
+
+def with_predecessors(answer: Answer, refs: Sequence[ObjectRef]) -> Answer:
+    """The Answer to more Instances than an earlier one."""
+    return replace(answer, predecessors=tuple(refs))

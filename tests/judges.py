@@ -69,3 +69,10 @@ def on_grid(image: sitk.Image, grid: LabelMap) -> NDArray[np.generic]:
     found = np.zeros(grid.array.shape, voxels.dtype)
     found[np.ix_(*places)] = voxels
     return found
+
+
+def dciodvfy(content: bytes, folder: Path) -> set[str]:
+    """Its errors about an object, without those that only make no DICOMDIR. Skips without it."""
+    file = folder / "judged.dcm"
+    file.write_bytes(content)
+    return faults(file)

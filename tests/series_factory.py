@@ -1,4 +1,4 @@
-"""Small MR series of known content, as a scanner would write them."""
+"""Small series of known content, as a scanner would write them."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
 
 from node.core.uids import derive_uid
 
@@ -118,3 +125,25 @@ def write_series(instances: list[Dataset], folder: Path) -> Path:
     for index, instance in enumerate(instances):
         instance.save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
     return folder
+
+
+def make_ct(**values: object) -> list[Dataset]:
+    """Twenty slices in Hounsfield units."""
+    instances = make_series(name="ct")
+    for one in instances:
+        one.SOPClassUID, one.Modality = CTImageStorage, "CT"
+        one.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        one.RescaleSlope, one.RescaleIntercept = 1.0, -1024.0
+        for keyword, value in values.items():
+            setattr(one, keyword, value)
+    return instances
+
+
+def make_pet(units: str, **values: object) -> list[Dataset]:
+    """Twenty slices in these Units (0054,1001)."""
+    instances = make_ct(**values)
+    for one in instances:
+        one.SOPClassUID, one.Modality = PositronEmissionTomographyImageStorage, "PT"
+        one.file_meta.MediaStorageSOPClassUID = PositronEmissionTomographyImageStorage
+        one.RescaleSlope, one.RescaleIntercept, one.Units = 0.37, 0.0, units
+    return instances

@@ -23,9 +23,9 @@ from node.core.result import SegForm, SegType
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.results.segmentation.encode import encode_segmentations
-from tests.answers import answer_of
+from tests.answers import answer_on_planes
+from tests.models import make_model, source_of
 from tests.peers import DEMO_SERIES, NodeProcess, Orthanc, eventually, storescu
-from tests.unit.test_seg import make_model, source_of
 from tests.viewer.ohif import Ohif
 from tests.viewer.picture import Colour
 
@@ -161,7 +161,7 @@ def _segmentation(source: Sequence[Dataset], labels: Labels, form: SegForm) -> D
     series = source_of(source)
     volume = assemble(series, InputRules())
     label_map = LabelMap(labels, volume.affine, volume.frame_of_reference_uid)
-    answer = answer_of(label_map, make_model(), series)
+    answer = answer_on_planes(label_map, make_model(), series)
     (made,) = encode_segmentations(answer, form)
     read = dcmread(DicomBytesIO(made.content))
     # OHIF 3.13 takes a colour by its place in this sequence: with the background at the head of

@@ -20,10 +20,10 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.volumes import split
-from tests.answers import answer_of, file_bytes
+from tests.answers import answer_on_planes, file_bytes
 from tests.assembly_table import Real, candidate_stack, real_series, with_uids
 from tests.judges import as_dcmqi_reads, faults, on_grid
-from tests.unit.test_seg import SEGMENTS, make_model
+from tests.models import SEGMENTS, make_model
 from tests.unit.test_seg_forms import decompressed, every_form, probabilities_of
 
 SOURCES = {
@@ -65,7 +65,7 @@ def answer_on(real: Real, made: Stack, planes: Sequence[Plane]) -> Answer:
     array[slices // 2, -2, -1] = 5
     labels = LabelMap(array, made.volume.affine, made.volume.frame_of_reference_uid)
     chances = probabilities_of(labels)
-    return answer_of(labels, make_model(), real.source(), planes, probabilities=chances)
+    return answer_on_planes(labels, make_model(), real.source(), planes, probabilities=chances)
 
 
 @cache
@@ -185,7 +185,7 @@ def test_dciodvfy_finds_no_fault_on_tilted_slices_and_dcmqi_reads_none(
     array = np.ones(made.volume.array.shape, np.uint8)
     predicted = LabelMap(array, made.volume.affine, made.volume.frame_of_reference_uid)
     labels, form = made.labels_on_planes(predicted), SegForm(kind)
-    answer = answer_of(labels, make_model(), real.source(), made.planes)
+    answer = answer_on_planes(labels, make_model(), real.source(), made.planes)
     (file,) = written(encode_segmentations(answer, form), answer, form, tmp_path)
     assert faults(file) - faults(real.paths[0]) == set()
     assert as_dcmqi_reads(file, tmp_path / "none") == []

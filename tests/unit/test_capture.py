@@ -23,10 +23,11 @@ from node.dicom.results.captures.pictures import MOST
 from node.dicom.results.captures.verify import verify_captures
 from node.dicom.results.make import make_objects
 from node.dicom.series import SourceSeries
-from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
-from tests.answers import file_bytes
+from tests.answers import answer_of, file_bytes
+from tests.judges import dciodvfy
+from tests.models import SEGMENTS, blobs, make_model, source_of
+from tests.real import REAL, real_source
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_enhanced, make_series
-from tests.unit.test_seg import SEGMENTS, make_model, source_of
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
@@ -39,7 +40,7 @@ def small(
 
 def answered(array: NDArray[Any] | None = None, source: SourceSeries | None = None) -> Answer:
     labels = blobs((12, 30, 40)) if array is None else array
-    return answer_of(source or small(), labels, make_model())
+    return answer_of(source or small(), labels)
 
 
 def read(made: Sequence[ResultObject]) -> list[Dataset]:
@@ -96,7 +97,7 @@ def test_no_more_than_nine_pictures_are_made_of_any_number_of_segments() -> None
     array[np.arange(40), 3, 3] = np.arange(1, 41)
     segments = [replace(SEGMENTS[0], number=n, label=f"structure {n}") for n in range(1, 41)]
     source = source_of(make_series(40, 30, 40))
-    answer = answer_of(source, array, make_model(segments))
+    answer = answer_of(source, array, model=make_model(segments))
     made = encode_captures(answer)
     assert len(made) == MOST
     verify_captures(made, answer)
@@ -180,7 +181,7 @@ def test_long_names_and_a_hundred_segments_on_a_slice_fit() -> None:
     array = np.zeros((12, 30, 40), np.uint8)
     array[5] = np.arange(40) % 40 + np.arange(30)[:, None] // 10 * 40
     segments = [replace(SEGMENTS[0], number=n, label=f"{n} " + "very " * 30) for n in range(1, 121)]
-    answer = answer_of(small(), array, make_model(segments))
+    answer = answer_of(small(), array, model=make_model(segments))
     made = encode_captures(answer)
     verify_captures(made, answer)
     assert max(read(made)[0].Rows, read(made)[0].Columns) < 6000
@@ -192,7 +193,7 @@ def test_dciodvfy_finds_no_fault_in_the_pictures_of_a_real_series(
 ) -> None:
     source, rules = real_source(shared_data / folder), REAL[folder]
     array = blobs(assemble(source, rules).array.shape)
-    answer = answer_of(source, array, make_model(), rules)
+    answer = answer_of(source, array, rules=rules)
     made = encode_captures(answer)
     verify_captures(made, answer)
     said = dciodvfy(made[0].content, tmp_path)

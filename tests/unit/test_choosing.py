@@ -8,8 +8,8 @@ from pydicom import Dataset
 from node.core.errors import SeriesRejected
 from node.core.model import InputRules
 from node.dicom.assemble import stack
+from tests.models import source_of
 from tests.series_factory import CORONAL, make_series
-from tests.unit.test_seg import source_of
 from tests.unit.test_volumes import _again, _set
 
 

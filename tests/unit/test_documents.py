@@ -20,11 +20,10 @@ from node.dicom.results.context import file_bytes
 from node.dicom.results.documents.refusal import MAX_REASON, encode_refusal, in_words
 from node.dicom.results.documents.rejection import encode_rejection
 from node.dicom.results.documents.verify import verify_refusal, verify_rejection
-from tests.answers import CREATED_AT
-from tests.measured import IDENTITY, answer_of, make_ct, with_predecessors
-from tests.series_factory import make_enhanced, make_series
+from tests.answers import CREATED_AT, IDENTITY, answer_of, read_back, with_predecessors
+from tests.models import make_model, source_of
+from tests.series_factory import make_ct, make_enhanced, make_series
 from tests.unit.test_report import faults_of, require_dcmtk_reads
-from tests.unit.test_seg import make_model, read_back, source_of
 
 REASON = "slice 12 of 40 is missing between z = 31.5 and 34.5 mm; send the Series again"
 OUR_SCHEME = (

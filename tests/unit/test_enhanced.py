@@ -26,8 +26,8 @@ from node.dicom.series import SourceSeries
 from tests.answers import CREATED_AT, encode, file_bytes, verify
 from tests.assembly_table import real_series, with_uids
 from tests.judges import faults
+from tests.models import SEGMENTS, UIDS, boxes, make_model, source_of
 from tests.series_factory import make_enhanced, make_series
-from tests.unit.test_seg import SEGMENTS, UIDS, boxes, make_model, source_of
 
 RULES = InputRules()
 

@@ -24,10 +24,15 @@ from node.dicom.results.report.verify import verify_report
 from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.results.structure_set.encode import encode_structure_set
 from node.dicom.results.structure_set.verify import verify_structure_set
-from tests.answers import file_bytes, segmentation_ref
-from tests.measured import answer_of, segmentation_of, with_predecessors
+from tests.answers import (
+    answer_of,
+    file_bytes,
+    segmentation_of,
+    segmentation_ref,
+    with_predecessors,
+)
+from tests.models import source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg import source_of
 
 BYTES = [  # SEG, SR and RTSTRUCT of one Series
     "e0122bf41993465f44e41189f65755a4206413bf36a0ab01bf1cdd2d7ed4f699",

@@ -17,9 +17,9 @@ from node.core.model import InputRules
 from node.core.volume import LabelMap, Volume
 from node.dicom.results.report.measurements import Measured, measure, rounded
 from node.dicom.results.report.recount import count_again
-from tests.measured import answer_of
+from tests.answers import answer_of
+from tests.models import source_of
 from tests.unit.test_resample import CASES, RADIUS_MM, sphere_series
-from tests.unit.test_seg import source_of
 
 
 def _grid(array: NDArray[np.uint8], spacing: tuple[float, float, float]) -> LabelMap:

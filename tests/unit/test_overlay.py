@@ -10,7 +10,7 @@ from PIL import Image
 from node.core.anatomy import Segment
 from node.core.volume import LabelMap, Volume
 from node.dicom.overlay import overlay
-from tests.unit.test_seg import HIPPOCAMPUS, SEGMENTS, STRUCTURE
+from tests.models import HIPPOCAMPUS, SEGMENTS, STRUCTURE
 
 RED = Segment(1, "Box", STRUCTURE, HIPPOCAMPUS, (255, 0, 0))
 

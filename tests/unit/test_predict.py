@@ -13,8 +13,8 @@ from pydicom import dcmread
 from node.core.model import Model, Tell, tell_nobody
 from node.core.volume import LabelMap, Volume
 from node.predict import predict_folder, torn_files
+from tests.models import SEGMENTS, make_model
 from tests.series_factory import make_series, write_series
-from tests.unit.test_seg import SEGMENTS, make_model
 
 ARRIVED = 1_700_000_000.0
 

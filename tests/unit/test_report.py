@@ -27,28 +27,21 @@ from node.dicom.results.report.encode import encode_report
 from node.dicom.results.report.verify import verify_report
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.series import SourceSeries
+from tests.answers import answer_of, read_back, segmentation_of, with_predecessors
 from tests.assembly_table import real_series, with_uids
 from tests.judges import faults
-from tests.measured import (
-    answer_of,
-    boxes_in,
-    make_ct,
-    make_pet,
-    segmentation_of,
-    with_predecessors,
-)
-from tests.series_factory import make_enhanced, make_series
-from tests.unit.test_resample import TILTED, sphere_series
-from tests.unit.test_seg import (
+from tests.models import (
     BRAIN,
     HIPPOCAMPUS,
     LEFT,
     SEGMENTS,
     STRUCTURE,
+    boxes_in,
     make_model,
-    read_back,
     source_of,
 )
+from tests.series_factory import make_ct, make_enhanced, make_pet, make_series
+from tests.unit.test_resample import TILTED, sphere_series
 
 ROOT = Path(__file__).parents[2]
 NO_WARNINGS_OF_OURS = {
@@ -420,7 +413,7 @@ def test_many_segments_on_a_large_map_are_reported_in_seconds() -> None:
     segments = [
         Segment(n, f"Segment {n}", STRUCTURE, HIPPOCAMPUS, (n, 9, 9)) for n in range(1, 118)
     ]
-    answer = answer_of(source, array, make_model(segments))
+    answer = answer_of(source, array, model=make_model(segments))
     segmentation = segmentation_of(answer)
     started = time.process_time()
     report = encode_report(answer, [segmentation], "")

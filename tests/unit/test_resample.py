@@ -14,8 +14,8 @@ from node.core.model import InputRules
 from node.core.volume import LabelMap
 from node.dicom.assemble import Stack, stack
 from tests.answers import CREATED_AT, encode, file_bytes, verify
+from tests.models import SEGMENTS, UIDS, make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg import SEGMENTS, UIDS, make_model, source_of
 
 RESAMPLE = InputRules(resample=True)
 CENTRE_MM, RADIUS_MM = np.array([-3.0, 36.0, 52.0]), 9.0

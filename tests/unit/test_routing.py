@@ -19,7 +19,7 @@ from node.dicom.routing import (
     with_models,
 )
 from node.ordering import channel_route
-from tests.unit.test_seg import SEGMENTS, make_model
+from tests.models import SEGMENTS, make_model
 
 
 def _header() -> Dataset:

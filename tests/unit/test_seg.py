@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
@@ -18,24 +18,35 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from node.core.anatomy import Code, Segment
+from node.core.anatomy import Segment
 from node.core.errors import Fatal
-from node.core.model import InputRules, Model, Profile
+from node.core.model import Profile
 from node.core.names import SeriesInstanceUID
-from node.core.uids import ResultUIDs, result_uids
+from node.core.uids import result_uids
 from node.core.volume import LabelMap
 from node.dicom.assemble import assemble
 from node.dicom.inbox import read_files
 from node.dicom.results import context
 from node.dicom.series import SourceSeries
-from tests.answers import CREATED_AT, encode, file_bytes, verify
+from tests.answers import CREATED_AT, encode, file_bytes, read_back, verify
 from tests.judges import faults
+from tests.models import (
+    BRAIN,
+    HIPPOCAMPUS,
+    LEFT,
+    RULES,
+    SEGMENTS,
+    STRUCTURE,
+    UIDS,
+    boxes,
+    labels_on,
+    make_model,
+    source_of,
+)
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_series
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 ORIENTATIONS = [AXIAL, SAGITTAL, CORONAL, OBLIQUE]
-RULES = InputRules()
-UIDS: ResultUIDs = result_uids("input", "model")
 
 TYPE_2 = (
     "PatientName",
@@ -49,61 +60,11 @@ TYPE_2 = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
-STRUCTURE = Code("91723000", "SCT", "Anatomical structure")
-HIPPOCAMPUS = Code("5366008", "SCT", "Hippocampus")
-BRAIN = Code("12738006", "SCT", "Brain")
-LEFT = Code("7771000", "SCT", "Left")
-SEGMENTS = (
-    Segment(1, "Anterior", STRUCTURE, HIPPOCAMPUS, (230, 159, 0), BRAIN, LEFT),
-    Segment(2, "Posterior", STRUCTURE, HIPPOCAMPUS, (86, 180, 233)),
-    Segment(5, "Tail", STRUCTURE, HIPPOCAMPUS, (0, 158, 115)),
-)
-
-
-def make_model(segments: Sequence[Segment] = SEGMENTS) -> Model:
-    return Model(
-        name="hippocampus",
-        folder=Path("models/hippocampus"),
-        title="Hippocampus",
-        version="1.0",
-        fingerprint="0123456789abcdef" * 4,
-        configuration="3d_fullres",
-        folds=("0",),
-        checkpoint_name="checkpoint_final.pth",
-        channels=("MR",),
-        orientation="RAS",
-        orientation_assumed=False,
-        accepts=RULES,
-        segments=tuple(segments),
-    )
-
-
-def source_of(instances: Sequence[Dataset]) -> SourceSeries:
-    return SourceSeries(SeriesInstanceUID(instances[0].SeriesInstanceUID), tuple(instances))
-
-
-def labels_on(source: SourceSeries, array: NDArray[Any]) -> LabelMap:
-    volume = assemble(source, RULES)
-    assert array.shape == volume.array.shape
-    return LabelMap(array, volume.affine, volume.frame_of_reference_uid)
-
-
-def boxes(source: SourceSeries) -> LabelMap:
-    """Label 2 before a corner of label 1; label 5 nowhere."""
-    rows, columns = source.instances[0].Rows, source.instances[0].Columns
-    array = np.zeros((len(source.instances), rows, columns), np.uint8)
-    array[3:9, 4:12, 2:7] = 1
-    array[6:14, 10:20, 5:13] = 2
-    return labels_on(source, array)
 
 
 def encoded(source: SourceSeries, label_map: LabelMap | None = None, **model: Any) -> Dataset:
     labels = label_map or boxes(source)
     return encode(labels, replace(make_model(), **model), source, UIDS, CREATED_AT)
-
-
-def read_back(dataset: Dataset) -> Dataset:
-    return dcmread(BytesIO(file_bytes(dataset)))
 
 
 def test_the_same_input_gives_the_same_bytes_in_whatever_order_it_came() -> None:

@@ -23,9 +23,9 @@ from node.dicom.results.segmentation.contents import parts_of
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.results.segmentation.pixels import pixel_data
 from node.dicom.results.segmentation.verify import verify_segmentations
-from tests.answers import answer_of, file_bytes, segmentation_ref
+from tests.answers import answer_on_planes, file_bytes, segmentation_ref
+from tests.models import HIPPOCAMPUS, SEGMENTS, STRUCTURE, boxes, make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg import HIPPOCAMPUS, SEGMENTS, STRUCTURE, boxes, make_model, source_of
 
 DEFLATED = "1.2.840.10008.1.2.8.1"
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -59,7 +59,7 @@ def make_answer(columns: int = 16) -> Answer:
     """Two of three Segments, one before the other; `columns` of 24 rows."""
     source = source_of(make_series(columns=columns))
     labels = boxes(source)
-    return answer_of(labels, make_model(), source, probabilities=probabilities_of(labels))
+    return answer_on_planes(labels, make_model(), source, probabilities=probabilities_of(labels))
 
 
 def decompressed(file: bytes) -> Dataset:
@@ -209,7 +209,7 @@ def test_a_label_map_has_16_bits_where_a_byte_cannot_count_its_segments(
     segments = [
         Segment(n * 7 + 5, f"label {n}", STRUCTURE, HIPPOCAMPUS, (9, 9, 9)) for n in range(count)
     ]
-    answer = answer_of(replace(labels, array=array), make_model(segments), source)
+    answer = answer_on_planes(replace(labels, array=array), make_model(segments), source)
     form = replace(LABELMAP, compression=compression)
     (made,) = encode_segmentations(answer, form)
     verify_segmentations([made], answer, form)
@@ -312,7 +312,7 @@ def test_frames_that_together_exceed_an_element_are_refused_and_say_what_to_do()
     segments = [
         Segment(n, f"label {n}", STRUCTURE, HIPPOCAMPUS, (9, 9, 9)) for n in range(1, 20_001)
     ]
-    answer = answer_of(labels, make_model(segments), source)
+    answer = answer_on_planes(labels, make_model(segments), source)
     (part,) = parts_of(answer, SegForm(empty_frames=True))
     wide = replace(labels, array=np.zeros((2, 1024, 1024), np.uint8))
     with pytest.raises(Fatal, match=r"40000 frames are 5.2 GB.*leave empty frames out, or set max"):

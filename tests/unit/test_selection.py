@@ -11,8 +11,8 @@ from node.core.model import InputRules
 from node.dicom.assemble import Stack, stack
 from node.dicom.selection import check_select
 from node.inference.description import read_description
+from tests.models import make_model, source_of
 from tests.series_factory import make_enhanced, make_series
-from tests.unit.test_seg import make_model, source_of
 from tests.unit.test_volumes import _again, _set
 
 ECHOES = """[input]

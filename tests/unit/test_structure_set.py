@@ -29,10 +29,11 @@ from node.dicom.results.structure_set.encode import encode_structure_set
 from node.dicom.results.structure_set.outlines import outlines
 from node.dicom.results.structure_set.verify import dice, verify_structure_set
 from node.dicom.series import SourceSeries
-from tests.answer_factory import REAL, answer_of, blobs, dciodvfy, real_source
-from tests.answers import file_bytes
+from tests.answers import answer_of, file_bytes
+from tests.judges import dciodvfy
+from tests.models import HIPPOCAMPUS, LEFT, SEGMENTS, STRUCTURE, blobs, make_model, source_of
+from tests.real import REAL, real_source
 from tests.series_factory import AXIAL, CORONAL, SAGITTAL, make_enhanced, make_series, write_series
-from tests.unit.test_seg import HIPPOCAMPUS, LEFT, SEGMENTS, STRUCTURE, make_model, source_of
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 PRONE = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
@@ -46,7 +47,7 @@ def small(orientation: tuple[float, ...] = AXIAL) -> SourceSeries:
 
 def answered(array: NDArray[Any] | None = None, source: SourceSeries | None = None) -> Answer:
     labels = blobs((12, 30, 40)) if array is None else array
-    return answer_of(source or small(), labels, make_model())
+    return answer_of(source or small(), labels)
 
 
 def read(made: ResultObject) -> Dataset:
@@ -95,7 +96,7 @@ def test_the_centroid_of_a_sphere_is_where_it_was_drawn_in_mm(
     orientation: tuple[float, ...],
 ) -> None:
     source = source_of(make_series(24, 30, 40, (2.0, 1.0, 0.5), orientation))
-    answer = answer_of(source, np.zeros((24, 30, 40), np.uint8), make_model())
+    answer = answer_of(source, np.zeros((24, 30, 40), np.uint8))
     affine = answer.label_map.affine
     centre = (affine @ [11.3, 14.6, 19.2, 1.0])[:3]
     points = affine[:3, :3] @ np.indices((24, 30, 40)).reshape(3, -1) + affine[:3, 3:]
@@ -170,7 +171,7 @@ def test_a_region_of_too_many_points_is_cut_into_contours_that_every_syntax_hold
     plane[1:-1:2, 1:-1] = np.arange(columns - 2) % 2  # combs: 20,000 corners in one region
     array = np.stack([plane, plane])
     source = source_of(make_series(2, rows, columns, (2.0, 0.7, 0.7)))
-    answer = answer_of(source, array, make_model())
+    answer = answer_of(source, array)
     made = encode_structure_set(answer)
     sizes = [len(bytes(c.get_item("ContourData").value)) for _, c in contours(read(made))]
     assert len(sizes) > 2
@@ -196,7 +197,7 @@ def test_values_are_decimal_strings_and_fine_enough_for_their_pixels(
     spacing: float, away: float
 ) -> None:
     series = make_series(3, 12, 10, (2.0, spacing, spacing), OBLIQUE, (away, away, away))
-    answer = answer_of(source_of(series), blobs((3, 12, 10)), make_model())
+    answer = answer_of(source_of(series), blobs((3, 12, 10)))
     made = encode_structure_set(answer)
     for _, contour in contours(read(made)):
         values = bytes(contour.get_item("ContourData").value).decode().strip().split("\\")
@@ -239,7 +240,7 @@ def test_contours_on_unevenly_spaced_slices_lie_where_the_slices_do() -> None:
         one.ImagePositionPatient = [-10.0, 20.0, 30.0 + place]
     source, rules = source_of(series), InputRules(resample=True)
     array = np.ones(assemble(source, rules).array.shape, np.uint8)
-    answer = answer_of(source, array, make_model(), rules)
+    answer = answer_of(source, array, rules=rules)
     made = encode_structure_set(answer)
     found = [float(contour.ContourData[2]) for _, contour in contours(read(made))]
     assert found == [30.0 + place for place in places]
@@ -341,7 +342,7 @@ def test_dciodvfy_finds_no_fault_in_the_structure_set_of_a_real_series(
 
 
 def _answer_about(source: SourceSeries, rules: InputRules) -> Answer:
-    return answer_of(source, blobs(assemble(source, rules).array.shape), make_model(), rules)
+    return answer_of(source, blobs(assemble(source, rules).array.shape), rules=rules)
 
 
 @pytest.mark.parametrize(

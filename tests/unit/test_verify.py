@@ -19,17 +19,8 @@ from node.dicom.assemble import assemble
 from node.dicom.results.segmentation.decoded import frames, segment_volumes_ml
 from node.dicom.series import SourceSeries
 from tests.answers import CREATED_AT, encode, file_bytes, verify
+from tests.models import HIPPOCAMPUS, RULES, SEGMENTS, STRUCTURE, UIDS, boxes, make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg import (
-    HIPPOCAMPUS,
-    RULES,
-    SEGMENTS,
-    STRUCTURE,
-    UIDS,
-    boxes,
-    make_model,
-    source_of,
-)
 
 LABELS = (1, 2, 3, 7, 255, 256, 700)
 

@@ -19,9 +19,9 @@ from node.dicom.assemble import assemble
 from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.results.segmentation.verify import verify_segmentations
-from tests.answers import Named, answer_of, file_bytes
+from tests.answers import Named, answer_on_planes, file_bytes
+from tests.models import HIPPOCAMPUS, RULES, STRUCTURE, make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg import HIPPOCAMPUS, RULES, STRUCTURE, make_model, source_of
 from tests.unit.test_seg_forms import decompressed, every_form, make_answer
 
 LABELMAP, FRACTIONAL = SegForm(SegType.LABELMAP), SegForm(SegType.FRACTIONAL)
@@ -203,7 +203,7 @@ def test_any_answer_passes_in_any_form(
     array = (random.choice(labels, shape) * (random.random(shape) < density)).astype(np.uint16)
     chances = {n: ((array == n) * random.integers(0, 256, shape)).astype(np.uint8) for n in labels}
     segments = [Segment(n, f"label {n}", STRUCTURE, HIPPOCAMPUS, (9, 9, 9)) for n in labels]
-    answer = answer_of(
+    answer = answer_on_planes(
         LabelMap(array, grid.affine, grid.frame_of_reference_uid),
         make_model(segments),
         source,

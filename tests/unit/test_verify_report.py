@@ -18,11 +18,11 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.context import file_bytes
 from node.dicom.results.report.encode import encode_report
 from node.dicom.results.report.verify import verify_report
-from tests.measured import answer_of, make_ct, make_pet, segmentation_of, with_predecessors
-from tests.series_factory import CORONAL, make_series
+from tests.answers import answer_of, segmentation_of, with_predecessors
+from tests.models import source_of
+from tests.series_factory import CORONAL, make_ct, make_pet, make_series
 from tests.unit.test_documents import evidence_with, study_of_evidence
 from tests.unit.test_resample import CASES, sphere_series
-from tests.unit.test_seg import source_of
 
 EARLIER = ObjectRef(
     ResultKind.REPORT,
