@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from node.core.anatomy import TISSUE, Segment
 from node.core.model import InputRules, Model
 
 
@@ -25,3 +26,12 @@ def made_up_model(name: str, **fields: Any) -> Model:
         segments=(),
     )
     return replace(plain, **fields)
+
+
+THRESHOLD = made_up_model(
+    "threshold",
+    title="Threshold",
+    fingerprint="f" * 64,
+    accepts=InputRules(("MR",), min_slices=16),
+    segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
+)

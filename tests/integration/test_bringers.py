@@ -1,30 +1,19 @@
 """An Instance that several Associations brought: the best of them answers for it, in any order."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.dicom.closing.evidence import best_of
 from node.judging import facts_of
-from node.store import database
 from node.store.arrivals import AssociationEnd
 from node.store.series import SeriesStore
-from tests.integration.test_store import UID, instance_of
+from tests.stored import UID, instance_of
 
 Event = tuple[str, str]  # an Association, and what happens: it brings, or how it ends
 ENDINGS = ("released", "incomplete", "aborted", "lost")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
-    opened = database.connect(tmp_path)
-    database.migrate(opened)
-    yield opened
-    opened.dispose()
 
 
 @st.composite

@@ -1,8 +1,6 @@
 """What an administrator reads: open Series, what they wait for, plain sentences for slips."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +10,9 @@ import pytest
 from node.core.names import SeriesInstanceUID
 from node.store import database
 from tests import arrivals
-from tests.integration.test_arriving import LONG_ENOUGH, Ward
-from tests.peers import DEMO_MODEL, REPOSITORY
+from tests.command import CONFIG, run_in
 from tests.series_factory import make_series
-
-CONFIG = f"""
-[node]
-data_dir = "."
-[peers.pacs]
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = 1
-[closing]
-settle_seconds = 60.0
-quiet_seconds = 90.0
-[models.hippocampus]
-path = "{DEMO_MODEL}"
-[[routes]]
-name = "brain MR"
-model = "hippocampus"
-send_to = ["pacs"]
-when.Modality = "MR"
-"""
+from tests.ward import LONG_ENOUGH, Ward
 
 
 @pytest.fixture
@@ -45,30 +24,22 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     engine.dispose()
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "node", *arguments],
-        capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False,
-        env={"SEGNODE_CONFIG": str(folder / "node.toml"), "PATH": "/usr/bin"},
-    )  # fmt: skip
-
-
 def test_an_open_series_is_listed_with_what_it_waits_for(ward: Ward) -> None:
     arriving, gap = make_series(name="arriving"), make_series(name="gap")
     arrivals.keep(ward.inbox, arriving, None)
     arrivals.keep(ward.inbox, gap[:9] + gap[10:])
     ward.recording.step()
-    text = _run(ward.folder, "jobs", "list").stdout
+    text = run_in(ward.folder, "jobs", "list").stdout
     assert f"Series {arriving[0].SeriesInstanceUID} (MR)" in text
     assert "; 1 association open: more may come" in text
     assert "; unproven so far, closes in " in text
     assert "s if nothing more comes; unequal spacing" in text
-    told = json.loads(_run(ward.folder, "jobs", "list", "--open", "--json").stdout)
+    told = json.loads(run_in(ward.folder, "jobs", "list", "--open", "--json").stdout)
     assert {one["series_instance_uid"] for one in told} == {
         str(arriving[0].SeriesInstanceUID),
         str(gap[0].SeriesInstanceUID),
     }
-    explained = _run(ward.folder, "jobs", "explain", str(gap[0].SeriesInstanceUID)).stdout
+    explained = run_in(ward.folder, "jobs", "explain", str(gap[0].SeriesInstanceUID)).stdout
     assert "InstanceNumber 10 is missing" in explained
 
 
@@ -79,10 +50,10 @@ def test_rerunning_an_open_series_says_that_it_is_open_and_what_it_waits_for(
     arrivals.keep(ward.inbox, series)
     ward.recording.step()
     uid = str(series[0].SeriesInstanceUID)
-    done = _run(ward.folder, "jobs", "rerun", uid)
+    done = run_in(ward.folder, "jobs", "rerun", uid)
     assert done.returncode == 1
     assert f"Series {uid} is open, and is routed once it closes: consistent so far" in done.stderr
-    unknown = _run(ward.folder, "jobs", "rerun", "1.2.3")
+    unknown = run_in(ward.folder, "jobs", "rerun", "1.2.3")
     assert "1.2.3: no Series has this UID" in unknown.stderr
 
 
@@ -91,9 +62,9 @@ def test_the_reason_of_an_unproven_series_is_listed_once(ward: Ward) -> None:
     del gap[9]
     arrivals.keep(ward.inbox, gap)
     ward.step(LONG_ENOUGH)
-    assert _run(ward.folder, "jobs", "list").stdout.count("InstanceNumber 10 is missing") == 1
+    assert run_in(ward.folder, "jobs", "list").stdout.count("InstanceNumber 10 is missing") == 1
     uid = str(gap[0].SeriesInstanceUID)
-    explained = _run(ward.folder, "jobs", "explain", uid).stdout
+    explained = run_in(ward.folder, "jobs", "explain", uid).stdout
     assert explained.count("InstanceNumber 10 is missing") == 2  # the finding, and the routing
 
 
@@ -103,10 +74,10 @@ def test_one_is_one(ward: Ward) -> None:
     ward.step(LONG_ENOUGH)
     job = ward.jobs.take_queued(time.time())
     assert job is not None
-    text = _run(ward.folder, "jobs", "list").stdout
+    text = run_in(ward.folder, "jobs", "list").stdout
     assert "  1 attempt  " in text
     uid = SeriesInstanceUID(str(only.SeriesInstanceUID))
-    explained = _run(ward.folder, "jobs", "explain", uid).stdout
+    explained = run_in(ward.folder, "jobs", "explain", uid).stdout
     for words in ("received  1 instance from", "1 slice without a gap", "1 association released"):
         assert words in explained
 
@@ -127,7 +98,7 @@ def test_one_is_one(ward: Ward) -> None:
 def test_a_slip_is_answered_with_one_plain_sentence(
     tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    done = _run(tmp_path, *arguments)
+    done = run_in(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(sentence)
@@ -135,6 +106,6 @@ def test_a_slip_is_answered_with_one_plain_sentence(
 
 
 def test_help_is_help(tmp_path: Path) -> None:
-    done = _run(tmp_path, "jobs", "list", "--help")
+    done = run_in(tmp_path, "jobs", "list", "--help")
     assert (done.returncode, "--unrouted" in done.stdout) == (0, True)
-    assert "Usage: segnode" in _run(tmp_path).stdout
+    assert "Usage: segnode" in run_in(tmp_path).stdout

@@ -34,11 +34,10 @@ from node.lanes.deliver import DeliverLane, InHand, Pauses
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
-from tests.integration.test_store import _queued
 from tests.peers import eventually
 from tests.results import part_10
 from tests.scripted import BOTH, Received, scripted_peer
-from tests.stored import segmentation_of, segmented
+from tests.stored import queued_job, segmentation_of, segmented
 
 US = AETitle("SEGNODE")
 ANSWER_SECONDS = 1.0
@@ -146,7 +145,7 @@ def _world(
     folder: Path, engine: sqlalchemy.Engine, peer: Peer, asked: Peer, received: Received
 ) -> World:
     jobs, deliveries, outbox = JobStore(engine), DeliveryStore(engine), Outbox(folder)
-    job = _queued(engine, (peer.name,))
+    job = queued_job(engine, (peer.name,))
     first = segmentation_of(job)
     second = replace(first, sop_instance_uid=SOPInstanceUID(f"{first.sop_instance_uid}.2"))
     for ref in (first, second):

@@ -25,9 +25,9 @@ from node.lanes.count import CountLane
 from node.lanes.pace import Pace
 from node.store import database
 from tests import arrivals
-from tests.integration.test_arriving import Ward
 from tests.peers import Orthanc, free_port, storescu
 from tests.series_factory import make_series, write_series
+from tests.ward import Ward
 
 OURS = AETitle("SEGNODE")
 

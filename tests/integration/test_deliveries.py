@@ -1,7 +1,6 @@
 """Deliveries in a real SQLite: each object to each Peer on its own, confirmed, lost, told again."""
 
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,54 +8,17 @@ import pytest
 import sqlalchemy
 from alembic import command
 
-from node.core.delivery import Delivery, DeliveryState
+from node.core.delivery import DeliveryState
 from node.core.errors import Fatal
 from node.core.job import Job, JobEvent, JobState
 from node.core.names import SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.store import database
-from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.orders import JobOrder
 from node.store.recipients import RecipientStore
 from node.store.series import SeriesStore
-from tests.integration.test_store import _order, _queued
-from tests.stored import segmentation_of, segmented, the_one
-
-NOW = 1000.0
-
-
-class Stores:
-    """One Job for the Peers a and b."""
-
-    def __init__(self, engine: sqlalchemy.Engine) -> None:
-        self.jobs, self.deliveries = JobStore(engine), DeliveryStore(engine)
-        self.recipients = RecipientStore(engine)
-        self.job = _queued(engine, ("a", "b"))
-
-    def report(self) -> ObjectRef:
-        plain = segmentation_of(self.job)
-        uid = SOPInstanceUID(f"{plain.sop_instance_uid}.1")
-        return replace(plain, kind=ResultKind.REPORT, sop_instance_uid=uid)
-
-    def now(self) -> Job:
-        found = self.jobs.get(self.job.id)
-        assert found is not None
-        return found
-
-    def of(self, peer: str) -> list[Delivery]:
-        return [one for one in self.jobs.deliveries(self.job.id) if one.peer == peer]
-
-    def states(self, peer: str) -> list[str]:
-        return [str(one.state) for one in self.of(peer)]
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Stores]:
-    engine = database.connect(tmp_path)
-    database.migrate(engine)
-    yield Stores(engine)
-    engine.dispose()
+from tests.stored import NOW, Stores, job_order, segmentation_of, segmented, the_one
 
 
 def test_the_objects_of_a_job_that_are_due_to_a_peer_are_taken_together_in_order(
@@ -350,14 +312,14 @@ def test_peers_that_nothing_can_go_to_are_not_waited_for(stores: Stores) -> None
 def test_a_model_that_was_given_another_name_has_its_job_already(
     stores: Stores, tmp_path: Path
 ) -> None:
-    renamed = replace(_order(peers=("a", "b")), model="renamed")
+    renamed = replace(job_order(peers=("a", "b")), model="renamed")
     assert _close_again(tmp_path, renamed) == []
     assert stores.now().model == "renamed"
 
 
 def _route_again(folder: Path, peer: str) -> None:
     """The Series is routed anew, and fits a Route to another Peer."""
-    assert _close_again(folder, _order(peers=("a", "b", peer))) == []
+    assert _close_again(folder, job_order(peers=("a", "b", peer))) == []
 
 
 def _close_again(folder: Path, order: JobOrder) -> list[Job]:
@@ -370,7 +332,7 @@ def _close_again(folder: Path, order: JobOrder) -> list[Job]:
 
 def _superseding(folder: Path) -> Job:
     """A later Job of the same Series with other Instances."""
-    (later,) = _close_again(folder, _order("in2"))
+    (later,) = _close_again(folder, job_order("in2"))
     return later
 
 

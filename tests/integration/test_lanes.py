@@ -12,10 +12,9 @@ import sqlalchemy
 from pydicom import Dataset, dcmread
 
 from node import pipeline
-from node.core.anatomy import TISSUE, Segment
 from node.core.errors import Fatal, Temporary
 from node.core.job import Job, JobEvent, JobState
-from node.core.model import InputRules, Model, Progress, Tell, tell_nobody
+from node.core.model import Model, Progress, Tell, tell_nobody
 from node.core.result import ResultKind, Wants
 from node.core.volume import LabelMap, Volume
 from node.dicom.closing.times import Times
@@ -37,17 +36,10 @@ from node.store.recipients import RecipientStore
 from node.store.retention import Periods, RetentionStore
 from node.store.series import SeriesStore
 from tests import arrivals
-from tests.made_up import made_up_model
+from tests.made_up import THRESHOLD
 from tests.series_factory import make_series
 from tests.stored import the_one
 
-MODEL = made_up_model(
-    "threshold",
-    title="Threshold",
-    fingerprint="f" * 64,
-    accepts=InputRules(("MR",), min_slices=16),
-    segments=(Segment(1, "Bright", TISSUE, TISSUE, (255, 0, 0)),),
-)
 ROUTE = Route("all MR", "threshold", ("pacs", "viewer"), {"Modality": "MR"})
 
 
@@ -84,7 +76,7 @@ class World:
         self.deliveries = DeliveryStore(engine)
         self.engine = ThresholdEngine()
         self.wants = {"pacs": Wants(), "viewer": Wants(report=False)}
-        models = {"threshold": MODEL}
+        models = {"threshold": THRESHOLD}
         self.recording = RecordLane(self.inbox, self.series, lambda: None)
         times = Times(settle_seconds=0.01, quiet_seconds=0.02)
         self.closing = CloseLane(
@@ -171,7 +163,7 @@ def test_a_step_that_runs_again_gives_the_same_bytes(world: World) -> None:
             job,
             world.inbox,
             world.outbox,
-            {"threshold": MODEL},
+            {"threshold": THRESHOLD},
             world.engine,
             list(world.wants.values()),
             pipeline.Unwatched(),
@@ -214,7 +206,7 @@ def _refusing(world: World) -> RefusalLane:
         world.inbox,
         world.series,
         world.outbox,
-        {"threshold": MODEL},
+        {"threshold": THRESHOLD},
         world.wants,
         lambda: None,
     )

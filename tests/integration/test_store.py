@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,75 +13,28 @@ import sqlalchemy
 
 from node.core.errors import ConfigError, StaleState
 from node.core.job import Job, JobEvent, JobState
-from node.core.names import AETitle, SeriesInstanceUID, SOPInstanceUID
-from node.core.uids import result_uids
+from node.core.names import SeriesInstanceUID
 from node.core.verdict import Verdict
 from node.store import database
 from node.store.deliveries import DeliveryStore
 from node.store.jobs import JobStore
 from node.store.lock import DataFolderLock, running_node
-from node.store.orders import JobOrder
-from node.store.series import SeriesStore, StoredInstance, StoredSeries
+from node.store.series import SeriesStore
 from node.store.waiting import WaitingStore
-from tests.stored import segmented, the_one
-
-UID = SeriesInstanceUID("1.2.3")
-NOW = 1000.0
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
-    opened = database.connect(tmp_path)
-    database.migrate(opened)
-    yield opened
-    opened.dispose()
-
-
-def instance_of(
-    number: int,
-    sha256: str = "aa",
-    uid: SeriesInstanceUID = UID,
-    association: str | None = None,
-) -> StoredInstance:
-    return StoredInstance(
-        series_instance_uid=uid,
-        study_instance_uid="1.2",
-        sop_instance_uid=SOPInstanceUID(f"{uid}.{number}"),
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
-        modality="MR",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        sha256=sha256,
-        size_bytes=10,
-        path=f"instances/{number}",
-        calling_ae_title=AETitle("MODALITY"),
-        received_at=NOW,
-        association=association,
-    )
-
-
-def _order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOrder:
-    return JobOrder(
-        (UID,), "route", "model", "mo", fingerprint, result_uids(fingerprint, "mo"), peers
-    )
-
-
-def _queued(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
-    series = SeriesStore(engine)
-    series.add(instance_of(1), NOW)
-    seen = _seen(engine)
-    jobs = series.close(seen, "quiet", "routed", [_order(peers=peers)], NOW)
-    assert jobs is not None
-    return jobs[0]
-
-
-def _seen(engine: sqlalchemy.Engine) -> StoredSeries:
-    seen = SeriesStore(engine).get(UID)
-    assert seen is not None
-    return seen
+from tests.stored import (
+    NOW,
+    UID,
+    instance_of,
+    job_order,
+    queued_job,
+    seen_series,
+    segmented,
+    the_one,
+)
 
 
 def test_a_closed_series_and_its_job_are_one_fact(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine)
+    job = queued_job(engine)
     assert job.state is JobState.QUEUED
     assert SeriesStore(engine).open_series() == []
     assert [event.event for event in JobStore(engine).events(job.id)] == ["QUEUE"]
@@ -93,28 +45,28 @@ def test_an_instance_that_comes_while_the_series_is_being_closed_keeps_it_open(
 ) -> None:
     series = SeriesStore(engine)
     series.add(instance_of(1), NOW)
-    seen = _seen(engine)
+    seen = seen_series(engine)
     series.add(instance_of(2), NOW + 1)
-    assert series.close(seen, "quiet", "routed", [_order()], NOW) is None
+    assert series.close(seen, "quiet", "routed", [job_order()], NOW) is None
     assert JobStore(engine).list() == []
 
 
 def test_a_late_instance_cancels_the_queued_job_and_the_next_one_supersedes_it(
     engine: sqlalchemy.Engine,
 ) -> None:
-    first = _queued(engine)
+    first = queued_job(engine)
     series, jobs = SeriesStore(engine), JobStore(engine)
     series.add(instance_of(2), NOW + 1)
     cancelled = jobs.get(first.id)
     assert cancelled is not None
     assert cancelled.state is JobState.CANCELLED
-    seen = _seen(engine)
-    (second,) = series.close(seen, "quiet", "routed", [_order("in2")], NOW + 2) or []
+    seen = seen_series(engine)
+    (second,) = series.close(seen, "quiet", "routed", [job_order("in2")], NOW + 2) or []
     assert second.supersedes == first.id
 
 
 def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine)
+    job = queued_job(engine)
     assert SeriesStore(engine).add(instance_of(1), NOW + 5) == "aa"
     assert SeriesStore(engine).open_series() == []
     current = JobStore(engine).get(job.id)
@@ -123,16 +75,16 @@ def test_the_same_instance_again_changes_nothing(engine: sqlalchemy.Engine) -> N
 
 
 def test_the_same_input_never_gets_a_second_job(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine)
+    job = queued_job(engine)
     series = SeriesStore(engine)
     assert series.reopen(UID, NOW)
-    seen = _seen(engine)
-    assert series.close(seen, "quiet", "routed", [_order()], NOW) == []
+    seen = seen_series(engine)
+    assert series.close(seen, "quiet", "routed", [job_order()], NOW) == []
     assert [one.id for one in JobStore(engine).list()] == [job.id]
 
 
 def test_an_attempt_is_counted_before_the_work(engine: sqlalchemy.Engine) -> None:
-    _queued(engine)
+    queued_job(engine)
     jobs = JobStore(engine)
     taken = [jobs.take_queued(NOW) for _ in range(3)]  # as after two crashes
     assert [job.attempts for job in taken if job] == [1, 2, 3]
@@ -147,7 +99,7 @@ def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others
         series.add(instance_of(1, uid=uid), NOW)
         seen = series.get(uid)
         assert seen is not None
-        order = _order(f"in{number}")
+        order = job_order(f"in{number}")
         order = replace(order, series_instance_uids=(uid,), priority=priority)
         assert series.close(seen, "quiet", "routed", [order], NOW + number)
     late = NOW + 10
@@ -164,7 +116,7 @@ def test_of_the_due_jobs_the_highest_priority_goes_first_and_a_pause_lets_others
 
 
 def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine)
+    job = queued_job(engine)
     jobs = JobStore(engine)
     jobs.transition(job.id, JobState.QUEUED, JobEvent.CANCEL, NOW)
     with pytest.raises(StaleState, match="no longer QUEUED"):
@@ -173,7 +125,7 @@ def test_a_transition_from_a_state_that_is_gone_is_refused(engine: sqlalchemy.En
 
 
 def test_a_job_is_delivered_when_every_peer_has_it(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine, ("a", "b"))
+    job = queued_job(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
     assert deliveries.take("a", NOW) is None  # not segmented yet
     segmented(jobs, job, NOW)
@@ -187,7 +139,7 @@ def test_a_job_is_delivered_when_every_peer_has_it(engine: sqlalchemy.Engine) ->
 
 
 def test_a_refusing_peer_fails_the_job_once_the_others_have_it(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine, ("a", "b"))
+    job = queued_job(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
     segmented(jobs, job, NOW)
     refused, taken = deliveries.take("a", NOW), deliveries.take("b", NOW)
@@ -203,7 +155,7 @@ def test_a_refusing_peer_fails_the_job_once_the_others_have_it(engine: sqlalchem
 
 
 def test_a_delivery_that_waits_is_not_taken_before_its_time(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine)
+    job = queued_job(engine)
     segmented(JobStore(engine), job, NOW)
     deliveries = DeliveryStore(engine)
     taken = deliveries.take("pacs", NOW)
@@ -270,7 +222,7 @@ def test_a_second_node_on_the_folder_is_refused_with_path_and_process_id(tmp_pat
 
 
 def test_a_peer_that_answers_gets_at_once_what_waits_for_it(engine: sqlalchemy.Engine) -> None:
-    job = _queued(engine, ("a", "b"))
+    job = queued_job(engine, ("a", "b"))
     jobs, deliveries = JobStore(engine), DeliveryStore(engine)
     segmented(jobs, job, NOW)
     for peer in ("a", "b"):
@@ -293,7 +245,7 @@ def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
     engine: sqlalchemy.Engine,
 ) -> None:
     jobs, deliveries, earlier = JobStore(engine), DeliveryStore(engine), NOW - 3600
-    job = _queued(engine)
+    job = queued_job(engine)
     taken = jobs.take_queued(earlier)
     assert taken is not None
     jobs.retry(taken, NOW + 60, "no memory", NOW)
@@ -312,17 +264,17 @@ def test_a_clock_that_is_set_back_holds_up_neither_a_job_nor_a_delivery(
 def test_a_series_that_is_opened_again_is_judged_from_nothing(engine: sqlalchemy.Engine) -> None:
     series = SeriesStore(engine)
     series.add(instance_of(1), NOW)
-    seen = _seen(engine)
+    seen = seen_series(engine)
     first, second = (
-        replace(_order(), verdict=Verdict.UNPROVEN),
-        replace(_order(), verdict=Verdict.PROVEN),
+        replace(job_order(), verdict=Verdict.UNPROVEN),
+        replace(job_order(), verdict=Verdict.PROVEN),
     )
     finding = {"evidence": "numbers", "holds": False, "words": "", "missing": []}
     (job,) = series.close(seen, "quiet", "routed", [first], NOW, findings=[finding]) or []
     assert series.reopen(UID, NOW)
-    assert list(_seen(engine).findings) == []
+    assert list(seen_series(engine).findings) == []
     assert series.close(seen, "quiet", "routed", [second], NOW) is None  # seen before it reopened
-    assert series.close(_seen(engine), "quiet", "routed", [second], NOW) == []
+    assert series.close(seen_series(engine), "quiet", "routed", [second], NOW) == []
     again = JobStore(engine).get(job.id)
     assert again is not None
     assert again.verdict is Verdict.PROVEN
@@ -334,11 +286,11 @@ def test_a_peer_that_says_the_same_again_lets_nothing_be_judged_anew(
     series = SeriesStore(engine)
     series.add(instance_of(1), NOW)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW)
-    seen = _seen(engine)
+    seen = seen_series(engine)
     series.add_count(UID, "pacs", {"instances": None, "error": "down"}, NOW + 60)
-    assert _seen(engine) == seen
+    assert seen_series(engine) == seen
     series.add_count(UID, "pacs", {"instances": 1, "error": None}, NOW + 61)
-    assert _seen(engine).revision > seen.revision
+    assert seen_series(engine).revision > seen.revision
 
 
 def test_where_nothing_waits_too_long_nobody_is_kept_from_writing(

@@ -8,12 +8,17 @@ import pytest
 from node.core.names import SOPInstanceUID
 from node.core.result import ObjectRef, ResultKind
 from node.store.series import SeriesStore
-from tests.integration.test_cli import CONFIG, _run
-from tests.integration.test_deliveries import NOW, Stores, stores
-from tests.integration.test_store import UID, _order, _seen, instance_of
-from tests.stored import segmentation_of, segmented
-
-__all__ = ["stores"]  # a fixture
+from tests.command import CONFIG, run_in
+from tests.stored import (
+    NOW,
+    UID,
+    Stores,
+    instance_of,
+    job_order,
+    seen_series,
+    segmentation_of,
+    segmented,
+)
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def test_a_delivery_that_failed_stands_in_the_line_of_a_job_that_is_not_delivere
     taken = stores.deliveries.take("a", NOW)
     assert taken is not None
     stores.deliveries.failed(taken[1][1], "takes no reports", NOW)
-    head, line = _run(folder, "jobs", "list").stdout.splitlines()
+    head, line = run_in(folder, "jobs", "list").stdout.splitlines()
     assert head.split()[:3] + head.split()[-2:] == ["JOB", "STATE", "MODEL", "SERIES", "NOTE"]
     assert "  SEGMENTED  model → a, b  " in line
     assert line.endswith("  SR to a failed")
@@ -43,7 +48,7 @@ def test_a_delivery_that_failed_stands_in_the_line_of_a_job_that_is_not_delivere
     other = stores.deliveries.take("b", NOW)
     assert other is not None
     stores.deliveries.failed(other[1][0], "refused", NOW)
-    line = _run(folder, "jobs", "list").stdout.splitlines()[1]
+    line = run_in(folder, "jobs", "list").stdout.splitlines()[1]
     assert line.endswith("2 of 4 deliveries failed; SEG to a tried again")
 
 
@@ -51,10 +56,10 @@ def test_a_job_is_found_by_the_uid_of_what_it_made(folder: Path, stores: Stores)
     segmented(stores.jobs, stores.job, NOW)
     made = segmentation_of(stores.job)
     for uid in (made.sop_instance_uid, made.series_instance_uid):
-        told = _run(folder, "jobs", "explain", uid).stdout.splitlines()
+        told = run_in(folder, "jobs", "explain", uid).stdout.splitlines()
         assert told[0] == f"{uid} is of the result of Job {stores.job.id}"
         assert told[1] == f"Series {UID} (MR)"
-    assert "received or made" in _run(folder, "jobs", "explain", "1.9").stderr
+    assert "received or made" in run_in(folder, "jobs", "explain", "1.9").stderr
 
 
 def test_pictures_share_a_line_and_two_segmentations_are_told_apart(
@@ -63,7 +68,7 @@ def test_pictures_share_a_line_and_two_segmentations_are_told_apart(
     pictures = [_another(stores, number, ResultKind.CAPTURE) for number in range(9)]
     label_map = _another(stores, 99, ResultKind.SEGMENTATION, "labelmap, rle")
     segmented(stores.jobs, stores.job, NOW, label_map, *pictures)
-    told = _run(folder, "jobs", "show", str(stores.job.id)).stdout
+    told = run_in(folder, "jobs", "show", str(stores.job.id)).stdout
     assert f"  result    SEG (labelmap, rle) {label_map.sop_instance_uid}\n" in told
     assert f"  result    SC {pictures[0].sop_instance_uid} and 8 more\n" in told
     assert told.count("  delivery  9 SC to a: open, 0 attempts\n") == 1
@@ -74,6 +79,8 @@ def test_a_job_that_another_took_the_place_of_says_which(folder: Path, stores: S
     engine = stores.jobs._engine
     SeriesStore(engine).add(instance_of(2), NOW + 1)
     series = SeriesStore(engine)
-    (later,) = series.close(_seen(engine), "quiet", "routed", [_order("more")], NOW + 2) or []
-    told = _run(folder, "jobs", "show", str(stores.job.id)).stdout
+    (later,) = (
+        series.close(seen_series(engine), "quiet", "routed", [job_order("more")], NOW + 2) or []
+    )
+    told = run_in(folder, "jobs", "show", str(stores.job.id)).stdout
     assert f"  superseded by Job {later.id}\n" in told

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,14 +72,6 @@ def _instance(uid: SeriesInstanceUID, number: int, study: str) -> StoredInstance
         calling_ae_title=AETitle("MODALITY"),
         received_at=NOW,
     )
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sqlalchemy.Engine]:
-    opened = database.connect(tmp_path)
-    database.migrate(opened)
-    yield opened
-    opened.dispose()
 
 
 @pytest.fixture
