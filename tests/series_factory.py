@@ -1,6 +1,5 @@
 """Small series of known content, as a scanner would write them."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from node.core.uids import derive_uid
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-
-Change = Callable[[Dataset], None]
 
 
 def make_series(

@@ -47,6 +47,7 @@ def instance_of(
     uid: SeriesInstanceUID = UID,
     association: str | None = None,
 ) -> StoredInstance:
+    """One of the Instances of a Series."""
     return StoredInstance(
         series_instance_uid=uid,
         study_instance_uid="1.2",
@@ -64,12 +65,14 @@ def instance_of(
 
 
 def job_order(fingerprint: str = "in", peers: tuple[str, ...] = ("pacs",)) -> JobOrder:
+    """A Job of the Series for these Peers."""
     return JobOrder(
         (UID,), "route", "model", "mo", fingerprint, result_uids(fingerprint, "mo"), peers
     )
 
 
 def queued_job(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) -> Job:
+    """The Series has one Instance, was closed, and its Job waits."""
     series = SeriesStore(engine)
     series.add(instance_of(1), NOW)
     seen = seen_series(engine)
@@ -79,6 +82,7 @@ def queued_job(engine: sqlalchemy.Engine, peers: tuple[str, ...] = ("pacs",)) ->
 
 
 def seen_series(engine: sqlalchemy.Engine) -> StoredSeries:
+    """The Series as it stands."""
     seen = SeriesStore(engine).get(UID)
     assert seen is not None
     return seen

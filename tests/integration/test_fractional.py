@@ -25,11 +25,11 @@ from node.inference.model import load_model
 from node.store import database
 from node.store.series import SeriesStore
 from tests.arrivals import keep
-from tests.integration.test_probabilities import TOLERANCE
+from tests.images import TOLERANCE
 from tests.made_up import made_up_model
 from tests.model_factory import HIPPOCAMPUS, make_model_folder, noise_volume
+from tests.spheres import CASES, sphere_series
 from tests.stock import stock_probabilities
-from tests.unit.test_resample import CASES, sphere_series
 
 READY_SECONDS = 120.0
 FRACTIONAL = Wants(SegForm(SegType.FRACTIONAL))

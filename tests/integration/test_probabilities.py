@@ -13,12 +13,11 @@ from node.core.volume import LabelMap, Volume
 from node.inference.model import load_model
 from node.inference.plans import read_plan
 from node.inference.segmenter import NnunetSegmenter
-from tests.images import axial_array, turned
-from tests.integration.test_equality import CT, KINDS, case
+from tests.images import TOLERANCE, axial_array, turned
+from tests.kinds import CT, KINDS, case
 from tests.model_factory import make_model_folder, noise_volume
 from tests.stock import stock_probabilities
 
-TOLERANCE = 0.6 / 255  # half a step of a byte, and what float32 leaves open
 # Of every way in which probabilities come about, one; the rest is the way of the labels.
 CHOSEN = (
     "anisotropic",

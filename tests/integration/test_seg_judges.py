@@ -22,9 +22,9 @@ from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.volumes import split
 from tests.answers import answer_on_planes, file_bytes
 from tests.assembly_table import Real, candidate_stack, real_series, with_uids
+from tests.forms import decompressed, every_form, probabilities_of
 from tests.judges import as_dcmqi_reads, faults, on_grid
 from tests.models import SEGMENTS, make_model
-from tests.unit.test_seg_forms import decompressed, every_form, probabilities_of
 
 SOURCES = {
     "CT": "ct_philips_study/S2010",

@@ -12,7 +12,7 @@ from node.core.model import Profile
 from node.inference.folder import fingerprint_now
 from node.inference.model import load_model
 from tests.model_factory import make_cascade, make_model_folder
-from tests.unit.test_model import change, refusal
+from tests.spoiled import refusal, set_keys
 
 FIRST = "nnUNetTrainer__nnUNetPlans__3d_lowres"
 
@@ -93,7 +93,7 @@ def test_stages_that_contradict_each_other_about_orientation_are_refused(second:
 def test_the_fingerprint_covers_the_first_stage(second: Path) -> None:
     before = load_model("m", second)
     assert fingerprint_now(before) == before.fingerprint
-    change(second.parent / FIRST / "plans.json", comment="x")
+    set_keys(second.parent / FIRST / "plans.json", comment="x")
     after = load_model("m", second)
     assert before.fingerprint != after.fingerprint == fingerprint_now(before)
     assert after.version == after.fingerprint[:12]
@@ -110,7 +110,7 @@ def test_the_fingerprint_covers_the_first_stage(second: Path) -> None:
 )
 def test_stages_of_two_datasets_are_refused(second: Path, key: str, value: object) -> None:
     path = (second.parent / FIRST / "dataset.json").resolve()
-    change(path, **{key: value})
+    set_keys(path, **{key: value})
     assert f'{path}: "{key}" is not that of {second / "dataset.json"}' in refusal(second)
 
 
@@ -126,7 +126,7 @@ def test_a_first_stage_that_follows_another_is_refused_and_so_is_a_circle(second
     first = second.parent / FIRST
     stages = json.loads((first / "plans.json").read_text())["configurations"]
     stages["3d_lowres"]["previous_stage"] = "2d"
-    change(first / "plans.json", configurations=stages)
+    set_keys(first / "plans.json", configurations=stages)
     assert "follows 2d itself; a cascade has two stages" in refusal(second)
     (second / "previous_stage").symlink_to(second)
     assert "follows 3d_lowres itself; a cascade has two stages" in refusal(second)
@@ -136,7 +136,7 @@ def test_a_first_stage_that_follows_another_is_refused_and_so_is_a_circle(second
 def test_a_previous_stage_that_is_no_name_is_refused(second: Path, wanted: object) -> None:
     stages = json.loads((second / "plans.json").read_text())["configurations"]
     stages["3d_cascade_fullres"]["previous_stage"] = wanted
-    change(second / "plans.json", configurations=stages)
+    set_keys(second / "plans.json", configurations=stages)
     with pytest.raises(ConfigError, match=r'plans\.json: "previous_stage" must name a config'):
         load_model("m", second)
 

@@ -8,9 +8,9 @@ from pydicom import Dataset
 from node.core.errors import SeriesRejected
 from node.core.model import InputRules
 from node.dicom.assemble import stack
+from tests.changes import again, setting
 from tests.models import source_of
 from tests.series_factory import CORONAL, make_series
-from tests.unit.test_volumes import _again, _set
 
 
 def _numbers(instances: Sequence[Dataset], rules: InputRules | None = None) -> list[int | None]:
@@ -46,23 +46,23 @@ def _odd_end(**values: object) -> list[Dataset]:
 DAMAGED = {
     "an echo lacks a slice": lambda: [
         *_without(_each(make_series(), "EchoTime", lambda _: 10.0), 9),
-        *_again(make_series(), "echo 2", _set(EchoTime=80.0)),
+        *again(make_series(), "echo 2", setting(EchoTime=80.0)),
     ],
     "the axial slices are tilted, the reformats are not": lambda: [
         *_tilted(make_series()),
-        *_again(make_series(8, orientation=CORONAL), "mpr", _set(ImageType=["DERIVED", "MPR"])),
+        *again(make_series(8, orientation=CORONAL), "mpr", setting(ImageType=["DERIVED", "MPR"])),
     ],
     "one phase has a trigger time of its own in each slice": lambda: [
         *make_series(),
-        *_each(_again(make_series(), "phase 2", _set()), "TriggerTime", lambda i: 1.0 + 13 * i),
+        *_each(again(make_series(), "phase 2", setting()), "TriggerTime", lambda i: 1.0 + 13 * i),
     ],
     "the main volume has cosines that make no sense, the small one beside it is sound": lambda: [
         *_each(make_series(), "ImageOrientationPatient", lambda _: [1, 0, 0, 1, 0, 0]),
-        *_again(make_series(5, rows=12, columns=12), "small", _set()),
+        *again(make_series(5, rows=12, columns=12), "small", setting()),
     ],
     "one slice was acquired again": lambda: [
         *make_series(),
-        *_again(make_series()[4:5], "again", _set(AcquisitionNumber=2)),
+        *again(make_series()[4:5], "again", setting(AcquisitionNumber=2)),
     ],
 }
 ENDS = {
@@ -101,8 +101,8 @@ def test_an_image_without_rows_may_belong_to_the_volume() -> None:
 def test_a_reformat_among_the_slices_is_no_slice() -> None:
     instances = _each(make_series(), "ImageType", lambda _: ["ORIGINAL", "PRIMARY", "AXIAL"])
     place = [*instances[0].ImagePositionPatient[:2], 37.3]
-    change = _set(ImageType=["DERIVED", "SECONDARY", "REFORMATTED"], ImagePositionPatient=place)
-    assert _numbers([*instances, *_again(instances[:1], "mpr", change)]) == list(range(1, 21))
+    change = setting(ImageType=["DERIVED", "SECONDARY", "REFORMATTED"], ImagePositionPatient=place)
+    assert _numbers([*instances, *again(instances[:1], "mpr", change)]) == list(range(1, 21))
     mixed = _each(make_series(), "ImageType", lambda i: ["DERIVED" if i % 2 else "ORIGINAL", "X"])
     with pytest.raises(SeriesRejected, match=r"2 candidate volumes .* derived image"):
         stack(source_of(mixed), InputRules())
@@ -131,13 +131,13 @@ def test_what_differs_from_slice_to_slice_splits_no_volume(
 
 
 def test_a_localizer_and_monitoring_images_at_one_place_are_left_out() -> None:
-    localizer = _set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    images = _again(make_series(1, orientation=CORONAL), "localizer", localizer)
+    localizer = setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    images = again(make_series(1, orientation=CORONAL), "localizer", localizer)
     monitoring = [
         one
         for number in range(5)
-        for one in _again(
-            make_series(1, rows=12, columns=12), f"monitoring {number}", _set(InstanceNumber=90)
+        for one in again(
+            make_series(1, rows=12, columns=12), f"monitoring {number}", setting(InstanceNumber=90)
         )
     ]
     assert _numbers([*images, *monitoring, *make_series()]) == list(range(1, 21))

@@ -21,9 +21,10 @@ from node.dicom.results.documents.refusal import MAX_REASON, encode_refusal, in_
 from node.dicom.results.documents.rejection import encode_rejection
 from node.dicom.results.documents.verify import verify_refusal, verify_rejection
 from tests.answers import CREATED_AT, IDENTITY, answer_of, read_back, with_predecessors
+from tests.changes import evidence_with, study_of_evidence
+from tests.judges import faults_of, require_dcmtk_reads
 from tests.models import make_model, source_of
 from tests.series_factory import make_ct, make_enhanced, make_series
-from tests.unit.test_report import faults_of, require_dcmtk_reads
 
 REASON = "slice 12 of 40 is missing between z = 31.5 and 34.5 mm; send the Series again"
 OUR_SCHEME = (
@@ -239,18 +240,6 @@ def _drop_a_reference(dataset: Dataset) -> None:
 
 def _drop_evidence(dataset: Dataset) -> None:
     del dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
-
-
-def evidence_with(keyword: str) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
-        setattr(study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0], keyword, "1.2.3")
-
-    return change
-
-
-def study_of_evidence(dataset: Dataset) -> None:
-    dataset.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID = "1.2.3"
 
 
 def _series_of_evidence(dataset: Dataset) -> None:

@@ -21,10 +21,9 @@ from node.dicom.results.report.verify import verify_report
 from node.dicom.results.segmentation.verify import verify_segmentations
 from node.dicom.series import SourceSeries
 from tests.answers import answer_of, file_bytes, segmentation_of
-from tests.judges import faults
+from tests.judges import NO_WARNINGS_OF_OURS, content_of, faults
 from tests.models import make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_report import NO_WARNINGS_OF_OURS, content_of
 
 PROCESSED = "121322"
 

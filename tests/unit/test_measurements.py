@@ -19,7 +19,7 @@ from node.dicom.results.report.measurements import Measured, measure, rounded
 from node.dicom.results.report.recount import count_again
 from tests.answers import answer_of
 from tests.models import source_of
-from tests.unit.test_resample import CASES, RADIUS_MM, sphere_series
+from tests.spheres import CASES, RADIUS_MM, sphere_series
 
 
 def _grid(array: NDArray[np.uint8], spacing: tuple[float, float, float]) -> LabelMap:

@@ -15,6 +15,7 @@ from node.core.model import InputRules
 from node.inference.labels import default_colour
 from node.inference.model import load_model
 from tests.model_factory import make_model_folder
+from tests.spoiled import refusal, set_keys
 
 MODEL_TOML = """
 name = "Hippocampus"
@@ -44,18 +45,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(made: Path, tmp_path: Path) -> Path:
     """A model folder that the test may spoil."""
     return Path(shutil.copytree(made, tmp_path / "Trainer__Plans__3d_fullres"))
-
-
-def change(path: Path, **keys: Any) -> None:
-    """Sets keys of a JSON file; a key set to None goes."""
-    tree = {**json.loads(path.read_text()), **keys}
-    path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_model("m", folder)
-    return str(caught.value)
 
 
 def test_a_folder_as_training_left_it_needs_no_model_toml(folder: Path) -> None:
@@ -122,7 +111,7 @@ def test_the_orientation_is_said_by_the_argument_then_the_file_then_the_reader(
 ) -> None:
     assumed = load_model("m", folder)
     assert (assumed.orientation, assumed.orientation_assumed) == ("RAS", True)
-    change(folder / "plans.json", image_reader_writer="NibabelIOWithReorient")
+    set_keys(folder / "plans.json", image_reader_writer="NibabelIOWithReorient")
     recorded = load_model("m", folder)
     assert (recorded.orientation, recorded.orientation_assumed) == ("RAS", False)
     (folder / "model.toml").write_text('orientation = "LPS"')
@@ -146,9 +135,9 @@ def test_the_fingerprint_changes_with_whatever_shapes_the_answer_and_nothing_els
     marks.append(mark(orientation="LPS"))
     (folder / "model.toml").write_text('name = "x"')
     marks.append(mark())
-    change(folder / "plans.json", comment="x")
+    set_keys(folder / "plans.json", comment="x")
     marks.append(mark())
-    change(folder / "dataset.json", comment="x")
+    set_keys(folder / "dataset.json", comment="x")
     marks.append(mark())
     with zipfile.ZipFile(folder / "fold_0" / "checkpoint_final.pth", "a") as archive:
         archive.writestr("more", "x")
@@ -191,7 +180,7 @@ def test_a_folder_without_folds_is_not_a_model(folder: Path) -> None:
 def test_a_second_stage_is_found_also_where_that_is_inherited(folder: Path) -> None:
     plans = json.loads((folder / "plans.json").read_text())["configurations"]
     base = {**plans["3d_fullres"], "previous_stage": "3d_lowres"}
-    change(
+    set_keys(
         folder / "plans.json",
         configurations={"base": base, "3d_fullres": {"inherits_from": "base"}},
     )
@@ -199,7 +188,7 @@ def test_a_second_stage_is_found_also_where_that_is_inherited(folder: Path) -> N
 
 
 def test_a_configuration_that_the_plans_lack_is_named(folder: Path) -> None:
-    change(folder / "plans.json", configurations={"2d": {}})
+    set_keys(folder / "plans.json", configurations={"2d": {}})
     assert 'there is no configuration "3d_fullres"' in refusal(folder)
 
 
@@ -219,7 +208,7 @@ def test_a_configuration_that_the_plans_lack_is_named(folder: Path) -> None:
 def test_labels_that_contradict_themselves_are_refused(
     folder: Path, keys: dict[str, Any], said: str
 ) -> None:
-    change(folder / "dataset.json", **keys)
+    set_keys(folder / "dataset.json", **keys)
     message = refusal(folder)
     assert str(folder / "dataset.json") in message
     assert said in message
@@ -229,14 +218,14 @@ def test_regions_are_numbered_as_they_are_painted_and_covered_ones_are_the_rest(
     folder: Path,
 ) -> None:
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3], "ignore": 4}
-    change(folder / "dataset.json", labels=labels, regions_class_order=[1, 3, 2])
+    set_keys(folder / "dataset.json", labels=labels, regions_class_order=[1, 3, 2])
     found = [(s.number, s.label, s.covered) for s in load_model("m", folder).segments]
     assert found == [(1, "whole (rest)", True), (2, "enhancing", False), (3, "core (rest)", True)]
 
 
 def test_region_numbers_that_nnunet_would_cut_to_eight_bits_are_refused(folder: Path) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
-    change(folder / "dataset.json", labels=labels, regions_class_order=[1, 300])
+    set_keys(folder / "dataset.json", labels=labels, regions_class_order=[1, 300])
     assert "300 does not fit" in refusal(folder)
 
 

@@ -16,9 +16,9 @@ from node.dicom.assemble import stack
 from node.inference.crew import Crew
 from node.inference.plans import SPLINE, Heads, Rule
 from node.inference.probabilities import probabilities, require_room
+from tests.exports import COARSE, RULE, blobs, case, labels_of, plainly
 from tests.models import source_of
-from tests.unit.test_export import COARSE, RULE, blobs, case, labels_of, plainly
-from tests.unit.test_resample import CASES, sphere_series
+from tests.spheres import CASES, sphere_series
 
 SPLINES = Rule(SPLINE, order=3)
 GB = 1_000_000_000

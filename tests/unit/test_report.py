@@ -1,16 +1,13 @@
 """The report that leaves, judged by highdicom, dciodvfy and DCMTK."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import highdicom
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -29,7 +26,7 @@ from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.series import SourceSeries
 from tests.answers import answer_of, read_back, segmentation_of, with_predecessors
 from tests.assembly_table import real_series, with_uids
-from tests.judges import faults
+from tests.judges import content_of, faults_of, require_dcmtk_reads
 from tests.models import (
     BRAIN,
     HIPPOCAMPUS,
@@ -41,15 +38,9 @@ from tests.models import (
     source_of,
 )
 from tests.series_factory import make_ct, make_enhanced, make_pet, make_series
-from tests.unit.test_resample import TILTED, sphere_series
+from tests.spheres import TILTED, sphere_series
 
 ROOT = Path(__file__).parents[2]
-NO_WARNINGS_OF_OURS = {
-    # What IHE RAD AIR asks of Contributing Equipment (PS3.3 C.12.1) is newer than its tables.
-    "Warning - Attribute is not present in standard DICOM IOD - (0x0018,0x1002) UI Device UID ",
-    "Warning - Dicom dataset contains attributes not present in standard DICOM IOD - this is a "
-    "Standard Extended SOP Class",
-}
 
 
 def reported(answer: Answer) -> tuple[ResultObject, ResultObject]:
@@ -58,11 +49,6 @@ def reported(answer: Answer) -> tuple[ResultObject, ResultObject]:
     report = encode_report(answer, [segmentation], "")
     verify_report(report, answer, [segmentation])
     return report, segmentation
-
-
-def content_of(report: ResultObject) -> Any:
-    """As a highdicom MeasurementReport."""
-    return highdicom.sr.srread(BytesIO(report.content)).content
 
 
 def test_highdicom_finds_each_group_by_the_tracking_uid_of_the_segmentation() -> None:
@@ -339,21 +325,6 @@ def test_names_survive_in_the_character_set_of_the_source_or_in_utf_8(
     assert group.tracking_identifier == f"hippocampus 1 {label}"
     if label.isascii():
         assert dataset.SpecificCharacterSet == character_set
-
-
-def faults_of(file: Path) -> set[str]:
-    """What dciodvfy says of a file, but for what it cannot know."""
-    return faults(file) - NO_WARNINGS_OF_OURS
-
-
-def require_dcmtk_reads(file: Path) -> str:
-    """DCMTK takes the document without complaint; what it shows a person, as HTML."""
-    if not shutil.which("dsrdump"):
-        pytest.skip("needs dsrdump and dsr2html: apt install dcmtk")
-    for command in (["dsrdump", "-q", "-Ee"], ["dsr2html", "-q", "-Ee", "+U8"]):
-        done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["labels", "nothing found"])

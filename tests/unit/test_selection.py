@@ -11,9 +11,9 @@ from node.core.model import InputRules
 from node.dicom.assemble import Stack, stack
 from node.dicom.selection import check_select
 from node.inference.description import read_description
+from tests.changes import again, setting
 from tests.models import make_model, source_of
 from tests.series_factory import make_enhanced, make_series
-from tests.unit.test_volumes import _again, _set
 
 ECHOES = """[input]
 select = { EchoTime = { min = 70 } }
@@ -29,7 +29,7 @@ def _echoes() -> list[Dataset]:
     first = make_series()
     for one in first:
         one.EchoTime = 10.0
-    return [*first, *_again(first, "second", _set(EchoTime=80.0))]
+    return [*first, *again(first, "second", setting(EchoTime=80.0))]
 
 
 def _told(made: Stack, keyword: str) -> set[str]:
@@ -48,7 +48,7 @@ def test_frames_of_one_image_are_selected_by_the_same_words(tmp_path: Path) -> N
     frames = [
         one
         for phase in (1, 2)
-        for one in _again(make_series(), f"{phase}", _set(TemporalPositionIdentifier=phase))
+        for one in again(make_series(), f"{phase}", setting(TemporalPositionIdentifier=phase))
     ]
     rules = _rules(tmp_path, "[input]\nselect = { TemporalPositionIndex = 2 }\n")
     made = stack(source_of([make_enhanced(frames)]), rules)
@@ -56,11 +56,11 @@ def test_frames_of_one_image_are_selected_by_the_same_words(tmp_path: Path) -> N
 
 
 def test_original_slices_are_selected_beside_reformats_at_the_same_places(tmp_path: Path) -> None:
-    change = _set(ImageType=["DERIVED", "SECONDARY", "REFORMATTED"])
+    change = setting(ImageType=["DERIVED", "SECONDARY", "REFORMATTED"])
     original = make_series()
     for one in original:
         one.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    source = source_of([*original, *_again(original[2:9], "mpr", change)])
+    source = source_of([*original, *again(original[2:9], "mpr", change)])
     rules = _rules(tmp_path, '[input]\nselect = { ImageType = "ORIGINAL" }\n')
     assert len(stack(source, rules).planes) == 20
 

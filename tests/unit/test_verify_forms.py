@@ -20,9 +20,9 @@ from node.dicom.results.answer import Answer, ResultObject
 from node.dicom.results.segmentation.encode import encode_segmentations
 from node.dicom.results.segmentation.verify import verify_segmentations
 from tests.answers import Named, answer_on_planes, file_bytes
+from tests.forms import decompressed, every_form, make_answer
 from tests.models import HIPPOCAMPUS, RULES, STRUCTURE, make_model, source_of
 from tests.series_factory import make_series
-from tests.unit.test_seg_forms import decompressed, every_form, make_answer
 
 LABELMAP, FRACTIONAL = SegForm(SegType.LABELMAP), SegForm(SegType.FRACTIONAL)
 SPLIT = SegForm(max_frames=10)

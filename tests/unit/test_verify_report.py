@@ -19,10 +19,10 @@ from node.dicom.results.context import file_bytes
 from node.dicom.results.report.encode import encode_report
 from node.dicom.results.report.verify import verify_report
 from tests.answers import answer_of, segmentation_of, with_predecessors
+from tests.changes import evidence_with, study_of_evidence
 from tests.models import source_of
 from tests.series_factory import CORONAL, make_ct, make_pet, make_series
-from tests.unit.test_documents import evidence_with, study_of_evidence
-from tests.unit.test_resample import CASES, sphere_series
+from tests.spheres import CASES, sphere_series
 
 EARLIER = ObjectRef(
     ResultKind.REPORT,

@@ -2,8 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,34 +12,15 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
 
-from node.core.uids import derive_uid
 from node.dicom.planes import MAX_FRAMES, Plane, plane_from, plane_values, planes_of
 from node.dicom.rounding import rounding_mm
 from node.dicom.volumes import Candidate, Fault, split
+from tests.changes import Change, again, setting
 from tests.series_factory import CORONAL, SAGITTAL, make_enhanced, make_series
-
-Change = Callable[[Dataset], object]
 
 
 def _split(instances: Sequence[Dataset]) -> tuple[Candidate, ...]:
     return split([plane for instance in instances for plane in planes_of(instance)])
-
-
-def _again(instances: Sequence[Dataset], name: str, change: Change) -> list[Dataset]:
-    """The same slices as other Instances, changed."""
-    copies = deepcopy(list(instances))
-    for one in copies:
-        one.SOPInstanceUID = derive_uid(name, one.SOPInstanceUID)
-        change(one)
-    return copies
-
-
-def _set(**values: object) -> Change:
-    def change(one: Dataset) -> None:
-        for keyword, value in values.items():
-            setattr(one, keyword, value)
-
-    return change
 
 
 def test_a_plain_series_is_one_candidate_without_a_fault_sorted_along_its_normal() -> None:
@@ -54,28 +34,28 @@ def test_a_plain_series_is_one_candidate_without_a_fault_sorted_along_its_normal
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (_set(EchoTime=80.0), "EchoTime 80"),
-        (_set(EchoNumbers=2), "EchoNumbers 2"),
-        (_set(TemporalPositionIdentifier=2), "TemporalPositionIdentifier 2"),
-        (_set(TriggerTime=430.0), "TriggerTime 430"),
-        (_set(NominalPercentageOfCardiacPhase=75.0), "NominalPercentageOfCardiacPhase 75"),
-        (_set(KVP=140), "KVP 140"),
-        (_set(ImageType=["ORIGINAL", "PRIMARY", "P"]), r"ImageType ORIGINAL\\PRIMARY\\P"),
-        (_set(ImageType=["DERIVED", "SECONDARY", "MPR"]), "derived image"),
-        (_set(AcquisitionNumber=2), "AcquisitionNumber 2"),
-        (_set(DiffusionBValue=800.0), r"Diffusion 800"),
-        (_set(ConvolutionKernel="B60"), "ConvolutionKernel B60"),
-        (_set(Rows=12, Columns=12), "12 × 12 pixels"),
-        (_set(PixelSpacing=[2.0, 2.0]), r"pixels of \(2, 2\) mm"),
-        (_set(FrameOfReferenceUID="1.2.3"), "Frame of Reference 1.2.3"),
-        (_set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
+        (setting(EchoTime=80.0), "EchoTime 80"),
+        (setting(EchoNumbers=2), "EchoNumbers 2"),
+        (setting(TemporalPositionIdentifier=2), "TemporalPositionIdentifier 2"),
+        (setting(TriggerTime=430.0), "TriggerTime 430"),
+        (setting(NominalPercentageOfCardiacPhase=75.0), "NominalPercentageOfCardiacPhase 75"),
+        (setting(KVP=140), "KVP 140"),
+        (setting(ImageType=["ORIGINAL", "PRIMARY", "P"]), r"ImageType ORIGINAL\\PRIMARY\\P"),
+        (setting(ImageType=["DERIVED", "SECONDARY", "MPR"]), "derived image"),
+        (setting(AcquisitionNumber=2), "AcquisitionNumber 2"),
+        (setting(DiffusionBValue=800.0), r"Diffusion 800"),
+        (setting(ConvolutionKernel="B60"), "ConvolutionKernel B60"),
+        (setting(Rows=12, Columns=12), "12 × 12 pixels"),
+        (setting(PixelSpacing=[2.0, 2.0]), r"pixels of \(2, 2\) mm"),
+        (setting(FrameOfReferenceUID="1.2.3"), "Frame of Reference 1.2.3"),
+        (setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer"),
     ],
 )
 def test_two_volumes_in_one_series_are_two_candidates_with_a_reason(
     change: Change, why: str
 ) -> None:
     first = make_series()
-    candidates = _split([*first, *_again(first, "again", change)])
+    candidates = _split([*first, *again(first, "again", change)])
     assert [len(candidate.planes) for candidate in candidates] == [20, 20]
     assert [candidate.fault for candidate in candidates] == [None, None]
     found = candidates[1].why.replace(".0", "")
@@ -89,8 +69,8 @@ def test_echoes_of_several_phases_are_told_apart_by_both() -> None:
         one
         for echo in (10.0, 80.0)
         for phase in (1, 2, 3)
-        for one in _again(
-            first, f"{echo} {phase}", _set(EchoTime=echo, TemporalPositionIdentifier=phase)
+        for one in again(
+            first, f"{echo} {phase}", setting(EchoTime=echo, TemporalPositionIdentifier=phase)
         )
     ]
     candidates = _split(all_of_them)
@@ -111,10 +91,10 @@ def test_directions_of_one_b_value_are_candidates_of_their_own() -> None:
             *(
                 one
                 for direction in directions
-                for one in _again(
+                for one in again(
                     first,
                     str(direction),
-                    _set(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction),
+                    setting(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction),
                 )
             ),
         ]
@@ -125,7 +105,7 @@ def test_directions_of_one_b_value_are_candidates_of_their_own() -> None:
 
 def test_two_orientations_are_two_candidates() -> None:
     for orientation in (SAGITTAL, CORONAL):
-        turned = _again(make_series(orientation=orientation), "turned", _set())
+        turned = again(make_series(orientation=orientation), "turned", setting())
         axial, other = _split([*make_series(), *turned])
         assert (axial.fault, other.fault) == (None, None)
         assert other.why == f"orientation ({', '.join(f'{value:g}' for value in orientation)})"
@@ -160,7 +140,7 @@ def _groups(one: Dataset) -> Dataset:
 
 def test_a_doubled_slice_that_nothing_tells_apart_is_a_fault() -> None:
     first = make_series()
-    (candidate,) = _split([*first, *_again(first[4:5], "again", _set())])
+    (candidate,) = _split([*first, *again(first[4:5], "again", setting())])
     assert candidate.kind is Fault.REPEATED
     assert candidate.fault is not None
     assert "slice 5 " in candidate.fault
@@ -173,7 +153,7 @@ def test_a_missing_slice_a_tilt_and_a_secondary_capture_are_told_apart() -> None
     for index, one in enumerate(tilted):
         x, y, z = one.ImagePositionPatient
         one.ImagePositionPatient = [x, y + index * 0.67, z]
-    capture = _again(make_series(), "capture", _set(SOPClassUID=SecondaryCaptureImageStorage))
+    capture = again(make_series(), "capture", setting(SOPClassUID=SecondaryCaptureImageStorage))
     assert [one.kind for one in _split(missing)] == [Fault.UNEVEN]
     assert [one.kind for one in _split(tilted)] == [Fault.TILTED]
     assert [one.kind for one in _split(capture)] == [Fault.NO_VOLUME]
