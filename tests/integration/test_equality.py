@@ -16,6 +16,8 @@ from tests.kinds import KINDS, SHAPE, SPACING, case
 from tests.model_factory import make_model_folder, noise_volume
 from tests.stock import stock_labels
 
+pytestmark = pytest.mark.slow
+
 AGREEMENT = {"torch": 0.99999, "openvino": 0.9999}  # of all voxels
 LEAST_DICE = 0.999
 

@@ -18,6 +18,8 @@ from tests.kinds import CT, KINDS, case
 from tests.model_factory import make_model_folder, noise_volume
 from tests.stock import stock_probabilities
 
+pytestmark = pytest.mark.slow
+
 # Of every way in which probabilities come about, one; the rest is the way of the labels.
 CHOSEN = (
     "anisotropic",

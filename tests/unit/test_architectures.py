@@ -17,6 +17,8 @@ from node.inference.network import build_network, load_weights, read_checkpoint
 from node.inference.plans import read_plan
 from tests.model_factory import make_model_folder, noise_volume
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "dynamic_network_architectures.architectures"
 IMPORTED = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 COMMON = {
