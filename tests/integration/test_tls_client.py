@@ -155,8 +155,9 @@ def test_a_weak_suite_is_refused_in_tls_1_2(authority: Authority, pacs: Pair) ->
 def test_tls_1_2_with_a_strong_suite_is_spoken(authority: Authority, pacs: Pair) -> None:
     server = _server(pacs)
     server.maximum_version = ssl.TLSVersion.TLSv1_2
-    with scripted_peer(server_tls=server, tls=Tls(authority.certificate)) as (peer, _):
+    with scripted_peer(server_tls=server, tls=Tls(authority.certificate)) as (peer, received):
         echo(peer, US)
+    assert received.associations == 1
 
 
 def test_a_peer_that_does_not_speak_tls_is_never_spoken_to_in_the_clear(
